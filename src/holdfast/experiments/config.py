@@ -1,0 +1,253 @@
+"""The YAML of a run: what may stand in it, checked before anything is loaded.
+
+    model: Qwen/Qwen3-4B-Base              # a name, a folder, or {from_scratch: {...}}
+    data: {source: rows.json}
+    adapter: {rank: 64, alpha: 128}        # null trains every weight
+    sft: {num_train_epochs: 3, learning_rate: 2.0e-4}
+    align: {objective: {name: slime}, learning_rate: 5.0e-7}
+    output_dir: runs/mine
+
+`sft` and `align` take every field of `SFTConfig` and `PreferenceConfig`; leave one out to skip its stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from holdfast.errors import ConfigError, did_you_mean
+from holdfast.objectives.registry import objective_spec, resolve_objective
+from holdfast.training.config import PreferenceConfig, SFTConfig
+
+
+class Section(BaseModel):
+    """A part of the file. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FromScratch(Section):
+    """A small model with random weights and a byte-level BPE tokenizer trained on the rows themselves."""
+
+    family: str = "qwen3"
+    vocab_size: int = Field(4096, ge=300)
+    hidden_size: int = Field(128, ge=16)
+    layers: int = Field(4, ge=1)
+
+
+class ModelSection(Section):
+    """Which model to start from: `name` (a folder or hub name) or `from_scratch`."""
+
+    name: str | None = None
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    append_eos: bool = False
+    from_scratch: FromScratch | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ModelSection:
+        if (self.name is None) == (self.from_scratch is None):
+            raise ValueError("give either a name or `from_scratch`")
+        return self
+
+
+class DataSection(Section):
+    """Where the rows are, how they are checked, and how they are shared out (by prompt, seeded)."""
+
+    source: str
+    split: str | None = None
+    revision: str | None = None
+    format: str | None = None
+    validation: Literal["strict", "lenient"] = "strict"
+    sft_fraction: float = Field(0.33, ge=0, le=1)
+    eval_fraction: float = Field(0.02, ge=0, lt=1)
+    limit: int | None = Field(None, ge=1)
+    max_length: int = Field(1024, ge=2)
+    max_prompt_length: int | None = Field(None, ge=1)
+    on_overflow: Literal["cut", "drop", "error"] = "cut"
+
+    @model_validator(mode="after")
+    def _fractions_fit(self) -> DataSection:
+        if self.sft_fraction + self.eval_fraction > 1:
+            raise ValueError("sft_fraction and eval_fraction exceed 1 together")
+        return self
+
+
+class AdapterSection(Section):
+    """LoRA on attention and MLP projections, and a fully trained LM head."""
+
+    rank: int = Field(64, ge=1)
+    alpha: int = Field(128, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    train_head: bool = True
+
+
+class RunConfig(Section):
+    """A whole run: one model, one source of rows, up to two stages."""
+
+    model: ModelSection
+    data: DataSection
+    adapter: AdapterSection | None = AdapterSection()
+    sft: dict[str, Any] | None = None
+    align: dict[str, Any] | None = None
+    output_dir: str
+    seed: int = 0
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("sft")
+    @classmethod
+    def _sft_fields(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if value is None else stage_settings(value, SFTConfig, "sft")
+
+    @field_validator("align")
+    @classmethod
+    def _align_fields(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if value is None else stage_settings(value, PreferenceConfig, "align")
+
+    @model_validator(mode="after")
+    def _some_stage(self) -> RunConfig:
+        if self.sft is None and self.align is None:
+            raise ValueError("nothing to do: give `sft`, `align` or both (`{}` for the defaults)")
+        return self
+
+
+# Set once for the whole run, so a stage must not set them again.
+RUN_WIDE = {
+    "output_dir": "output_dir",
+    "seed": "seed",
+    "data_seed": "seed",
+    "max_length": "data.max_length",
+    "max_prompt_length": "data.max_prompt_length",
+    "on_overflow": "data.on_overflow",
+    "validation": "data.validation",
+    "data_format": "data.format",
+    "model_dtype": "model.dtype",
+    "model_revision": "model.revision",
+    "attention": "model.attention",
+    "chat_template": "model.chat_template",
+    "append_eos": "model.append_eos",
+}
+
+
+def stage_settings(settings: Mapping[str, Any], config_class: type, stage: str) -> dict[str, Any]:
+    """Check a stage's keys against the trainer's config class, and its objective against the registry."""
+    known = {field.name for field in dataclasses.fields(config_class)}
+    for key in settings:
+        if key in RUN_WIDE:
+            raise ConfigError(f"{stage}.{key}: is set for the whole run, as `{RUN_WIDE[key]}`")
+        if key not in known:
+            raise ConfigError(f"{stage}.{key}: unknown key{did_you_mean(key, known - RUN_WIDE.keys())}")
+    checked = {key: _number(value, key, config_class, stage) for key, value in settings.items()}
+    default = next(f.default for f in dataclasses.fields(config_class) if f.name == "objective")
+    try:
+        objective = resolve_objective(checked.get("objective", default))
+    except ValueError as error:
+        raise ConfigError(f"{stage}.objective: {error}") from error
+    return checked | {"objective": dict(objective_spec(objective))}
+
+
+def _number(value: Any, key: str, config_class: type, stage: str) -> Any:
+    """YAML reads `1e-4` as a string; a field whose default is a number takes the number it means."""
+    default = next(f.default for f in dataclasses.fields(config_class) if f.name == key)
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise ConfigError(f"{stage}.{key}: expected true or false, got {value!r}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ConfigError(f"{stage}.{key}: expected a number, got {value!r}")
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise ConfigError(f"{stage}.{key}: expected a number, got {value!r}") from error
+    if isinstance(default, int) and not number.is_integer() and key not in FRACTIONAL:
+        raise ConfigError(f"{stage}.{key}: expected a whole number, got {value!r}")
+    return int(number) if isinstance(default, int) and number.is_integer() else number
+
+
+# Whole by default, but a fraction means a share of the training steps.
+FRACTIONAL = {"warmup_steps", "logging_steps", "eval_steps", "save_steps", "num_train_epochs"}
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `key.path=value` overrides, and check everything.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest known one), a wrong value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no config file '{path}'")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys such as `model`, `data`, `align` at the top")
+    for override in overrides:
+        apply_override(raw, override)
+    return parse_config(raw, where=str(path))
+
+
+def parse_config(raw: Mapping[str, Any], where: str = "config") -> RunConfig:
+    """Check a mapping; see `load_config`."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_sentence(fault) for fault in error.errors())) from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set one `key.path=value` in place; the value is read as YAML.
+
+    `align.objective.hard_margin=1.2` works on a bare name too: `objective: slime` becomes a mapping first.
+    """
+    path, equals, value = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"'{override}' is not an override; write key=value, as in align.learning_rate=1.0e-6")
+    node = raw
+    for depth, key in enumerate(keys[:-1]):
+        child = node.get(key)
+        if child is None:
+            child = {}
+        elif isinstance(child, str) and key in ("objective", "model"):
+            child = {"name": child}
+        elif not isinstance(child, dict):
+            raise ConfigError(f"'{override}': '{'.'.join(keys[: depth + 1])}' is a value, not a section")
+        node[key] = child
+        node = child
+    node[keys[-1]] = yaml.safe_load(value)
+
+
+def _sentence(fault: Any) -> str:
+    location = [str(part) for part in fault["loc"]]
+    where = ".".join(location) or "the file"
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{where}: missing"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = RunConfig
+    for key in location:
+        annotation = section.model_fields[key].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        section = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(section.model_fields)

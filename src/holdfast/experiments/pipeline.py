@@ -1,0 +1,283 @@
+"""The two-stage run: rows in; supervised fine-tuning, then preference alignment; an aligned model and a record out.
+
+A run folder:
+
+    run.json            what was run, on what, and what came of it
+    metrics.jsonl       every logging step of both stages
+    quarantine.jsonl    rows set aside (lenient validation only)
+    start/              the from-scratch model, where the run starts from one
+    sft/, align/        each stage's checkpoints; sft/final/ is where align starts
+    final/              the trained model: AutoModelForCausalLM.from_pretrained loads it
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transformers import ProgressCallback
+
+from holdfast.data.records import PreferenceRecord, Record, SFTRecord
+from holdfast.data.sources import read_rows
+from holdfast.data.splits import digest, split_by_prompt
+from holdfast.data.validation import check_rows, enforce
+from holdfast.errors import ConfigError, DataError
+from holdfast.experiments.config import RunConfig
+from holdfast.experiments.record import environment, folder_digest, write_record
+from holdfast.experiments.verdict import as_record, changes, verdict
+from holdfast.models.adapters import lora_config
+from holdfast.models.export import save_final
+from holdfast.models.loading import DTYPES, load_tokenizer
+from holdfast.models.tiny import tiny_bpe_tokenizer, tiny_model
+from holdfast.training.config import PreferenceConfig, SFTConfig
+from holdfast.training.lean_trainer import LeanTrainer
+from holdfast.training.metrics_file import MetricsFile
+from holdfast.training.preference_trainer import PreferenceTrainer
+from holdfast.training.progress import ProgressLine
+from holdfast.training.scoring import score_pairs
+from holdfast.training.sft_trainer import SFTTrainer
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of each side, disjoint by prompt."""
+
+    sft: list[SFTRecord]
+    align: list[PreferenceRecord]
+    held_out: list[Any]  # preference pairs, or demonstrations where there is no align stage
+    report: dict[str, Any]
+
+
+def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path:
+    """Run every configured stage; returns the run folder.
+
+    Args:
+        overwrite: move a folder that is there aside; without it, such a folder is an error.
+        say: receives each line meant for people.
+
+    Raises:
+        HoldfastError: whatever the user can mend, before the first step wherever that is possible.
+    """
+    folder = Path(config.output_dir).expanduser()
+    splits = read_splits(config, folder_of_quarantine=folder)
+    for line in splits.report["summary"]:
+        say(line)
+    claim_folder(folder, overwrite, say)
+    record: dict[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "environment": environment(),
+        "data": splits.report,
+        "stages": {},
+        "verdict": [],
+    }
+    write_record(record, folder / "run.json")
+    start = _start(config, splits, folder, say)
+    if Path(start).is_dir():
+        record["start"] = folder_digest(Path(start))
+    if config.sft is not None:
+        last = config.align is None
+        out = folder / "final" if last else folder / "sft" / "final"
+        record["stages"]["sft"] = _sft_stage(config, splits, start, folder, out)
+        start = str(out)
+        write_record(record, folder / "run.json")
+    if config.align is not None:
+        record["stages"]["align"] = _align_stage(config, splits, start, folder)
+        held_out = record["stages"]["align"]["held_out"]
+        for line in [change["sentence"] for change in held_out["changes"]] + held_out["verdict"]:
+            say(line)
+        record["verdict"] = held_out["verdict"]
+    record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_record(record, folder / "run.json")
+    say(f"trained model: {folder / 'final'}")
+    return folder
+
+
+def read_splits(config: RunConfig, folder_of_quarantine: Path) -> Splits:
+    """Read and check every row, then share the rows out by prompt."""
+    data = config.data
+    kind = "preference" if config.align is not None else "sft"
+    rows = read_rows(data.source, split=data.split, revision=data.revision)
+    checked: Any = check_rows(rows, kind, data.format)  # type: ignore[call-overload]
+    quarantine = folder_of_quarantine / "quarantine.jsonl" if data.validation == "lenient" else None
+    records = enforce(checked, data.validation, quarantine if checked.problems else None)[: data.limit]
+    shares = _shares(config)
+    sides: dict[str, list[Any]] = split_by_prompt(records, shares, config.seed)
+    for name, share in shares.items():
+        if share and not sides[name] and name != "held_out":
+            raise DataError(f"{data.source}: no row falls on the {name} side (a share of {share:g} of {len(records)})")
+    return Splits(
+        sft=[_demonstration(record) for record in sides.get("sft", [])],
+        align=sides.get("align", []),
+        held_out=sides.get("held_out", []),
+        report={
+            "source": data.source,
+            "layout": checked.format,
+            "rows": checked.rows,
+            "refused": checked.counts,
+            "splits": {name: {"rows": len(side), "digest": digest(side)} for name, side in sides.items()},
+            "summary": [
+                f"{checked.rows} rows of layout '{checked.format}' from {data.source}"
+                + (f"; {len(checked.problems)} set aside: {checked.counts}" if checked.problems else ""),
+                "split by prompt: " + ", ".join(f"{len(side)} {name}" for name, side in sides.items()),
+            ],
+        },
+    )
+
+
+def _shares(config: RunConfig) -> dict[str, float]:
+    held_out = config.data.eval_fraction
+    if config.sft is None:
+        return {"held_out": held_out, "align": 1 - held_out}
+    if config.align is None:
+        return {"held_out": held_out, "sft": 1 - held_out}
+    sft = config.data.sft_fraction
+    return {"held_out": held_out, "sft": sft, "align": 1 - held_out - sft}
+
+
+def claim_folder(folder: Path, overwrite: bool, say: Say) -> None:
+    """Make the run folder, or move the one that is there aside if asked to."""
+    if (folder / "run.json").exists() or (folder / "final").exists():
+        if not overwrite:
+            raise ConfigError(f"'{folder}' holds a run already: choose another output_dir, or pass --overwrite")
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
+            number += 1
+        folder.rename(aside)
+        say(f"moved the run that was there to {aside}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _start(config: RunConfig, splits: Splits, folder: Path, say: Say) -> str:
+    """The model to start from: as named, or made from scratch with a tokenizer trained on the training rows."""
+    if config.model.name is not None:
+        return config.model.name
+    scratch = config.model.from_scratch
+    assert scratch is not None
+    texts = [text for record in [*splits.sft, *splits.align] for text in _texts(record)]
+    tokenizer = tiny_bpe_tokenizer(texts, scratch.vocab_size, max_length=config.data.max_length)
+    model = tiny_model(
+        scratch.family,
+        len(tokenizer),
+        hidden_size=scratch.hidden_size,
+        layers=scratch.layers,
+        seed=config.seed,
+        max_position_embeddings=max(2048, config.data.max_length),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    save_final(model, tokenizer, folder / "start")
+    say(f"from scratch: {scratch.family}, {model.num_parameters():,} parameters, {len(tokenizer):,} tokens")
+    return str(folder / "start")
+
+
+def _texts(record: Record) -> list[str]:
+    if isinstance(record, PreferenceRecord):
+        messages = [*record.prompt, *record.chosen, *record.rejected]
+    else:
+        messages = record.messages
+    return [str(message["content"]) for message in messages] or [record.text or ""]  # type: ignore[union-attr]
+
+
+def _sft_stage(config: RunConfig, splits: Splits, start: str, folder: Path, out: Path) -> dict[str, Any]:
+    trainer = SFTTrainer(
+        model=start,
+        args=SFTConfig(**_arguments(config, config.sft, folder / "sft")),
+        train_dataset=splits.sft,
+        eval_dataset=[_demonstration(record) for record in splits.held_out] or None,
+        **_model_arguments(config, start, folder, "sft"),
+    )
+    result = _train(trainer, "sft")
+    if trainer.eval_dataset is not None:
+        result["held_out"] = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    return result | _save(trainer, config, out)
+
+
+def _align_stage(config: RunConfig, splits: Splits, start: str, folder: Path) -> dict[str, Any]:
+    trainer = PreferenceTrainer(
+        model=start,
+        args=PreferenceConfig(**_arguments(config, config.align, folder / "align")),
+        train_dataset=splits.align,
+        eval_dataset=splits.held_out or None,
+        **_model_arguments(config, start, folder, "align"),
+    )
+    held_out = trainer.eval_dataset
+    before = score_pairs(trainer, held_out, "held-out pairs before") if held_out is not None else None
+    result = _train(trainer, "align")
+    result["held_out"] = {"changes": [], "verdict": ["Not measured: there are no held-out pairs."]}
+    if before is not None:
+        measured = changes(before, score_pairs(trainer, held_out, "held-out pairs after"), config.seed)
+        result["held_out"] = {"changes": as_record(measured), "verdict": verdict(measured)}
+    return result | _save(trainer, config, folder / "final")
+
+
+def _arguments(config: RunConfig, settings: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+    """A stage's own settings, and those of the whole run."""
+    whole_run = {
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "max_length": config.data.max_length,
+        "max_prompt_length": config.data.max_prompt_length,
+        "on_overflow": config.data.on_overflow,
+        "validation": config.data.validation,
+        "model_dtype": config.model.dtype,
+        "attention": config.model.attention,
+        "append_eos": config.model.append_eos,
+    }
+    return {"save_strategy": "no"} | whole_run | (settings or {})
+
+
+def _model_arguments(config: RunConfig, start: str, folder: Path, stage: str) -> dict[str, Any]:
+    """Tokenizer, adapter and callbacks of a stage. A stage that starts from a folder finds its tokenizer there."""
+    tokenizer: Any = start
+    if start == config.model.name:
+        tokenizer = load_tokenizer(
+            config.model.tokenizer or start,
+            revision=None if config.model.tokenizer else config.model.revision,
+            chat_template=config.model.chat_template,
+        )
+    return {
+        "processing_class": tokenizer,
+        "peft_config": config.adapter.model_dump() if config.adapter is not None else None,
+        "callbacks": [MetricsFile(folder / "metrics.jsonl", stage)],
+    }
+
+
+def _train(trainer: LeanTrainer, stage: str) -> dict[str, Any]:
+    if not trainer.args.disable_tqdm:
+        trainer.pop_callback(ProgressCallback)
+        trainer.add_callback(ProgressLine(stage))
+    output = trainer.train()
+    return {
+        "steps": output.global_step,
+        "training_loss": output.training_loss,
+        "seconds": output.metrics["train_runtime"],
+        "rows": {name: prepared.report for name, prepared in trainer.prepared.items()},
+        "shared_prefix": getattr(trainer, "shared_prefix", None),
+        "last": next((log for log in reversed(trainer.state.log_history) if "loss" in log), None),
+    }
+
+
+def _save(trainer: LeanTrainer, config: RunConfig, out: Path) -> dict[str, Any]:
+    """Merge, save and check; then let go of the model, so that the next stage has the memory."""
+    dtype = DTYPES[config.model.save_dtype] if config.model.save_dtype != "auto" else None
+    exported = save_final(
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False),
+        trainer.processing_class,
+        out,
+        dtype=dtype,
+        stop_token_ids=trainer.prepared["train"].end_tokens,
+    )
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    trainer.accelerator.free_memory()
+    gc.collect()
+    return {"saved": {"dtype": exported.dtype, "drift": exported.drift, "digest": folder_digest(out)}}
+
+
+def _demonstration(record: PreferenceRecord | SFTRecord) -> SFTRecord:
+    return record.chosen_as_sft() if isinstance(record, PreferenceRecord) else record

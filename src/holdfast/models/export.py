@@ -1,0 +1,108 @@
+"""A trained model -> a folder that `AutoModelForCausalLM.from_pretrained` loads, checked before it is published."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from holdfast.errors import ModelError
+from holdfast.models.adapters import divergence, is_tied, merge_adapter, probe_logprobs
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was saved, and what saving changed.
+
+    Attributes:
+        folder: the finished folder.
+        dtype: of the saved weights.
+        drift: KL divergence of the saved model's predictions from the trained one's, on fixed random tokens,
+            in nats a token: rounding in float32, more when trained float32 weights are saved in half precision.
+    """
+
+    folder: Path
+    dtype: str
+    drift: float
+
+
+def save_final(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    stop_token_ids: Sequence[int] = (),
+) -> Exported:
+    """Merge adapters, save weights (safetensors) and tokenizer, load them again and compare; then publish.
+
+    The folder appears under its name only when all of that has succeeded. An adapter is merged in place: train
+    on with the model in `folder`, not with `model`.
+
+    Args:
+        dtype: of the saved weights; None keeps what most of the model has.
+        stop_token_ids: tokens that end a turn in the training rows; generation from the saved model stops there.
+
+    Raises:
+        ModelError: if merging, saving or loading changes what the model computes.
+    """
+    folder = Path(folder)
+    before = probe_logprobs(model)
+    dtype = dtype or main_dtype(model)
+    if torch.finfo(dtype).bits > torch.finfo(main_dtype(model)).bits:
+        model = model.to(dtype)  # before merging, so that the merge is not rounded
+    plain: Any = merge_adapter(model) if isinstance(model, PeftModel) else model
+    plain = plain.to(dtype)
+    drift = divergence(before, probe_logprobs(plain))
+    _set_stop_tokens(plain, tokenizer, stop_token_ids)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    plain.save_pretrained(partial, safe_serialization=True)
+    tokenizer.save_pretrained(partial)
+    _require_same(plain, partial)
+    if folder.exists():
+        raise ModelError(f"'{folder}' exists already; move it aside first")
+    os.replace(partial, folder)
+    return Exported(folder, str(plain.dtype).removeprefix("torch."), drift)
+
+
+def main_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype most of the weights have: a trained float32 head may sit on a half-precision body."""
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        sizes[parameter.dtype] += parameter.numel()
+    return sizes.most_common(1)[0][0]
+
+
+def _set_stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
+    """Without this a base model with an instruct template would never stop at the end of its turn."""
+    config = model.generation_config
+    if config is None:
+        return
+    known = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+    ids = [known] if isinstance(known, int) else list(known or [])
+    ids += [stop for stop in stops if stop not in ids]
+    config.eos_token_id = ids if len(ids) > 1 else (ids[0] if ids else None)
+    config.pad_token_id = tokenizer.pad_token_id
+
+
+def _require_same(model: PreTrainedModel, folder: Path) -> None:
+    """Load `folder` as a user would, and compare every tensor."""
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=False)
+    expected, found = model.state_dict(), loaded.state_dict()
+    if expected.keys() != found.keys():
+        raise ModelError(f"the saved model has other weights than the trained one: {expected.keys() ^ found.keys()}")
+    different = [name for name, tensor in expected.items() if not torch.equal(tensor.cpu(), found[name].cpu())]
+    if different:
+        raise ModelError(f"the saved model differs from the trained one in {', '.join(different[:5])}")
+    if is_tied(model) != is_tied(loaded):
+        raise ModelError("the saved model does not keep the LM head tied to the embeddings as it was")

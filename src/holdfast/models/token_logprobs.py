@@ -1,0 +1,213 @@
+"""A batch of rows -> the log-prob of every scored token, through the model's own `forward`.
+
+`install_logprob_forward` gives a causal LM a second mode of `forward`: called with `score_index` and
+`target_ids` it returns (tokens,) log-probs and never builds logits for other positions; called as usual it
+does what it always did. It has to be a mode of `forward`, because DDP and FSDP act in hooks around that call:
+calling the backbone and the head from outside would train without synchronised or gathered parameters.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from holdfast.data.collate import Batch, PairCollator
+from holdfast.data.packing import shared_prefix_mask
+from holdfast.errors import ModelError
+from holdfast.ops.linear_logprob import linear_logprob
+
+MODEL_KEYS = ("input_ids", "position_ids", "segment_ids", "score_index", "target_ids")
+
+
+def token_logprobs(model: nn.Module, batch: Batch) -> Tensor:
+    """Log-probs of the batch's scored tokens, in nats: (tokens,), float32 (float64 for a float64 model).
+
+    `model` may be wrapped (PEFT, DDP, FSDP) around a model that `install_logprob_forward` has prepared.
+    """
+    result: Tensor = model(**{key: batch[key] for key in MODEL_KEYS if key in batch})
+    return result
+
+
+def install_logprob_forward(model: nn.Module) -> None:
+    """Teach the causal LM inside `model` to return token log-probs (see the module's text). Idempotent.
+
+    Raises:
+        ModelError: if the LM head carries an adapter: its delta would be trained but not be seen here, and on
+            a tied head it merges into wrong logits.
+    """
+    causal_lm = causal_lm_of(model)
+    head = causal_lm.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(causal_lm).__name__} has no LM head; load the model with AutoModelForCausalLM")
+    if isinstance(head, BaseTunerLayer) or isinstance(getattr(head, "original_module", None), BaseTunerLayer):
+        raise ModelError(
+            "the LM head is a LoRA target: on a tied head the merged model has wrong logits. Take it out of "
+            "`target_modules` and train the whole head instead (`modules_to_save=['lm_head']`, `train_head: true`)"
+        )
+    if "_holdfast_forward" in causal_lm.__dict__:
+        return
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("score_index") is None:
+            return self._holdfast_forward(*args, **kwargs)
+        # PEFT passes along whatever a plain forward could take (labels, inputs_embeds, ...), all of it None.
+        return _logprob_forward(self, **{k: v for k, v in kwargs.items() if v is not None})
+
+    # `generate` reads the signature. `functools.wraps` would also set `__wrapped__`, which Accelerate follows
+    # to undo mixed precision, and would undo this with it.
+    forward.__signature__ = inspect.signature(causal_lm.forward)  # type: ignore[attr-defined]
+    causal_lm._holdfast_forward = causal_lm.forward
+    causal_lm.forward = MethodType(forward, causal_lm)
+
+
+def causal_lm_of(model: nn.Module) -> PreTrainedModel:
+    """The transformers causal LM inside a PEFT or otherwise wrapped model."""
+    if isinstance(model, PeftModel):
+        return model.get_base_model()
+    return model
+
+
+def _logprob_forward(
+    causal_lm: Any,
+    *,
+    input_ids: Tensor,
+    score_index: Tensor,
+    target_ids: Tensor,
+    position_ids: Tensor | None = None,
+    segment_ids: Tensor | None = None,
+) -> Tensor:
+    """(rows, time) of tokens -> (tokens,) log-probs; see `holdfast.data.collate` for the shapes."""
+    decoder = causal_lm.get_decoder()
+    inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+    if segment_ids is not None:
+        assert position_ids is not None
+        inputs["position_ids"] = position_ids
+        inputs["attention_mask"] = _attention_mask(decoder, segment_ids, position_ids)
+    hidden = decoder(**inputs).last_hidden_state
+    head = causal_lm.get_output_embeddings()
+    config = causal_lm.config.get_text_config()
+    return linear_logprob(
+        hidden.flatten(0, 1)[score_index],
+        head.weight,
+        target_ids,
+        bias=getattr(head, "bias", None),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        logit_scale=_logit_scale(config),
+    )
+
+
+def _logit_scale(config: Any) -> float:
+    """What the model multiplies its logits with: Cohere's `logit_scale`, Granite's `1 / logits_scaling`."""
+    scale = getattr(config, "logit_scale", None) or 1.0
+    return float(scale) / float(getattr(config, "logits_scaling", None) or 1.0)
+
+
+def _attention_mask(decoder: Any, segment_ids: Tensor, position_ids: Tensor) -> Tensor | dict[str, Tensor]:
+    """The shared-prefix mask in the form the decoder's layers and attention backend expect."""
+    config = decoder.config
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+    unknown = kinds - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise ModelError(f"shared-prefix rows know full and sliding attention, not {sorted(unknown)}")
+
+    def mask_for(kind: str) -> Tensor:
+        mask = shared_prefix_mask(segment_ids, position_ids, window if kind == "sliding_attention" else None)
+        if config._attn_implementation == "eager":  # adds the mask to the scores
+            dtype = next(decoder.parameters()).dtype
+            return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        return mask
+
+    masks = {kind: mask_for(kind) for kind in kinds}
+    return masks if len(masks) > 1 else masks.popitem()[1]
+
+
+@dataclass(frozen=True)
+class ForwardCheck:
+    """What `check_logprob_forward` found for one model."""
+
+    shared_prefix: bool
+    reason: str  # why shared-prefix rows are not used; empty when they are
+
+
+MASK_BACKENDS = ("sdpa", "eager")
+
+
+@torch.no_grad()
+def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardCheck:
+    """Compare the log-prob forward with the model's own logits, and shared-prefix with plain rows.
+
+    Runs a handful of random tokens through the model in its own dtype, without dropout. Costs three tiny
+    forwards, and settles by measurement what no list of architectures can promise.
+
+    Raises:
+        ModelError: if the plain form does not reproduce the model's own logits: training would be wrong.
+    """
+    causal_lm = causal_lm_of(model)
+    vocabulary = causal_lm.get_output_embeddings().weight.shape[0]
+    device = causal_lm.get_input_embeddings().weight.device
+    generator = torch.Generator().manual_seed(0)
+    lengths = ((7, 5, 6), (3, 1, 9))
+    examples = [
+        {
+            **{
+                key: torch.randint(0, vocabulary, (length,), generator=generator).tolist()
+                for key, length in zip(("prompt_ids", "chosen_ids", "rejected_ids"), triple, strict=True)
+            },
+            "row_index": number,
+        }
+        for number, triple in enumerate(lengths)
+    ]
+    plain = _to(PairCollator(pad_token_id, shared_prefix=False)(examples), device)
+    was_training = model.training
+    model.eval()
+    try:
+        ours = token_logprobs(model, plain)
+        logits = model(input_ids=plain["input_ids"], use_cache=False).logits
+        theirs = logits.flatten(0, 1)[plain["score_index"]].double().log_softmax(-1)
+        theirs = theirs.gather(-1, plain["target_ids"][:, None])[:, 0]
+        tolerance = 1e-3 if causal_lm.dtype in (torch.float32, torch.float64) else 0.1
+        if not torch.allclose(ours.double(), theirs, atol=tolerance, rtol=tolerance):
+            raise ModelError(
+                f"{type(causal_lm).__name__} computes its logits in a way holdfast does not reproduce "
+                f"(largest difference {(ours - theirs).abs().max().item():.3g} nats); it cannot be trained here"
+            )
+        if refusal := _mask_backend(causal_lm):
+            return ForwardCheck(False, refusal)
+        shared = _to(PairCollator(pad_token_id, shared_prefix=True)(examples), device)
+        try:
+            packed = token_logprobs(model, shared)
+        except (ModelError, TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+            return ForwardCheck(False, f"the architecture takes no shared-prefix mask: {error}")
+        matches = all(
+            torch.allclose(
+                packed[shared[side][shared[side] >= 0]],
+                ours[plain[side][plain[side] >= 0]],
+                atol=tolerance,
+                rtol=tolerance,
+            )
+            for side in ("chosen_slots", "rejected_slots")
+        )
+        return ForwardCheck(matches, "" if matches else "the architecture does not honour a shared-prefix mask")
+    finally:
+        model.train(was_training)
+
+
+def _mask_backend(causal_lm: PreTrainedModel) -> str:
+    """Why the model's attention backend cannot take a mask of ours, or an empty string."""
+    backend = causal_lm.config.get_text_config()._attn_implementation
+    return "" if backend in MASK_BACKENDS else f"attention backend '{backend}' takes no mask of ours (use sdpa)"
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device) for key, value in batch.items()}

@@ -1,0 +1,162 @@
+"""What both trainers share: transformers' Trainer, with the loss as one mean over the global batch.
+
+A subclass says how a micro-batch is counted and measured. Everything else (data loading, optimizer, scheduler,
+launchers, checkpoints) is the Trainer's.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from holdfast.data.collate import Batch
+from holdfast.errors import ConfigError
+from holdfast.training.metrics import Measured, MetricSums, means
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One micro-batch, measured.
+
+    Attributes:
+        loss: () the sum over the micro-batch's examples, not yet divided by anything.
+        kept: () how many of its examples or tokens the objective counted.
+        metrics: sums and counts for the log.
+    """
+
+    loss: Tensor
+    kept: Tensor
+    metrics: Measured
+
+
+class LeanTrainer(Trainer):
+    """Trainer whose gradient does not depend on how a global batch is cut into micro-batches or ranks."""
+
+    # True when the divisor is known only after the last forward of the global batch (thresholded tokens):
+    # gradients are then rescaled once, before clipping.
+    divides_by_kept: bool = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        args = kwargs["args"]
+        if args.n_gpu > 1:
+            # DataParallel would cut our flat tensors along their first dimension.
+            args._n_gpu = 1
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch already
+        self.can_return_loss = True
+        self.label_names = []
+        self._train_sums, self._eval_sums = MetricSums(), MetricSums()
+        self._num_tokens = 0.0
+        self._span_started = time.perf_counter()
+        self._step_kept: list[Tensor] = []
+        self._step_loss: list[Tensor] = []
+        if self.divides_by_kept and self.is_deepspeed_enabled:
+            raise ConfigError(
+                "DeepSpeed owns the gradients, so they cannot be divided by the kept tokens of the global batch: "
+                "set `normalize: all` on the objective, or use FSDP"
+            )
+
+    @abstractmethod
+    def count(self, batch: Batch) -> Tensor:
+        """What a micro-batch adds to the global batch's counts; the first entry divides the loss."""
+
+    @abstractmethod
+    def measure(self, model: nn.Module, batch: Batch, counts: Tensor) -> MicroBatch:
+        """Forward a micro-batch; `counts` are those of the global batch it belongs to."""
+
+    # ---- one mean over the global batch
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor | None:
+        """Counts of the global batch: all its micro-batches, on all processes."""
+        if not batch_samples:
+            return None
+        counts = torch.stack([self.count(batch) for batch in batch_samples]).sum(0).to(device)
+        return self.accelerator.reduce(counts, reduction="sum")
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """The micro-batch's share of the global mean, times the processes that average their gradients."""
+        assert num_items_in_batch is not None
+        micro = self.measure(model, inputs, num_items_in_batch)
+        self._train_sums.add(micro.metrics)
+        if self.divides_by_kept:
+            self._step_kept.append(micro.kept)
+            self._step_loss.append(micro.loss.detach())
+        loss = micro.loss / num_items_in_batch[0] * self.accelerator.num_processes
+        return (loss, None) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
+        """As the Trainer's; after the last micro-batch, divide by the kept tokens where that is the divisor."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.divides_by_kept:
+            assert num_items_in_batch is not None
+            if not self.accelerator.sync_gradients:
+                return torch.zeros_like(loss)
+            kept = self.accelerator.reduce(torch.stack(self._step_kept).sum(), reduction="sum").clamp(min=1)
+            factor = num_items_in_batch[0] / kept
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor.to(parameter.grad.dtype))
+            loss = torch.stack(self._step_loss).sum() / kept * self.accelerator.num_processes
+            self._step_kept, self._step_loss = [], []
+        return loss
+
+    # ---- metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the span's means to a training log, and hand it on."""
+        if "loss" in logs:
+            now = time.perf_counter()
+            sums = self._train_sums.flush(self.accelerator)
+            tokens, _ = sums.pop("num_tokens")
+            self._num_tokens += tokens
+            logs |= means(sums)
+            logs["num_tokens"] = self._num_tokens
+            logs["tokens_per_second"] = tokens / max(now - self._span_started, 1e-9)
+            self._span_started = now
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, None, None]:
+        """Measure one evaluation batch; the sums are read once, at the end of the loop."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            micro = self.measure(model, inputs, self._eval_counts)
+        self._eval_sums.add(micro.metrics)
+        return micro.loss / micro.kept.clamp(min=1), None, None
+
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As the Trainer's, with every metric the mean over the whole data set, not over its batches."""
+        started = time.perf_counter()
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        self._eval_counts = self.dataset_counts(dataloader.dataset)
+        self._eval_sums = MetricSums()
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        sums = self._eval_sums.flush(self.accelerator)
+        sums.pop("num_tokens")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in means(sums).items()})
+        self._span_started += time.perf_counter() - started  # throughput is training's alone
+        return output
+
+    @abstractmethod
+    def dataset_counts(self, dataset: Any) -> Tensor:
+        """`count` over a whole data set, from its lengths."""
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Not estimated: the Trainer's formula assumes one plain row per example."""
+        return 0

@@ -1,0 +1,44 @@
+"""Running sums of metrics that stay on the device until a logging step reads them, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A metric measured on a micro-batch: its sum, and how many things were summed.
+Measured = Mapping[str, tuple[Tensor, Tensor | int]]
+
+
+class MetricSums:
+    """Adds up (sum, count) per metric; `flush` gives the means over every process and starts anew."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, measured: Measured) -> None:
+        """Add a micro-batch's sums. Never reads a value from the device."""
+        for name, (total, count) in measured.items():
+            total = total.detach()
+            pair = torch.stack([_wide(total), _wide(torch.as_tensor(count, device=total.device))])
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def flush(self, accelerator: Any) -> dict[str, tuple[float, float]]:
+        """(sum, count) of each metric over all processes, read in one transfer; starts anew."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        table = accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
+        self._sums = {}
+        return dict(zip(names, map(tuple, table.tolist()), strict=True))
+
+
+def means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Each metric's mean. One that nothing was counted for is left out: missing is not zero."""
+    return {name: total / count for name, (total, count) in sums.items() if count}
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)

@@ -1,0 +1,197 @@
+"""What a trainer needs before its first step: rows checked and tokenized, then the model and its adapter."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from holdfast.data.chat import encode_pairs, encode_sft
+from holdfast.data.faults import Problem
+from holdfast.data.lengths import LengthReport, LengthRule
+from holdfast.data.records import PreferenceRecord, SFTRecord
+from holdfast.data.sources import read_rows
+from holdfast.data.validation import check_rows, count_reasons, enforce, write_quarantine
+from holdfast.errors import ConfigError, ModelError
+from holdfast.models.adapters import attach_adapter, lora_config
+from holdfast.models.loading import load_model, load_tokenizer, read_chat_template
+from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tokenized rows and what became of the raw ones.
+
+    Attributes:
+        dataset: one row an example, with the columns its collator reads.
+        report: counts for the run record: rows read and refused (by reason), layout, lengths, cuts, digest.
+        end_tokens: the tokens that end completions, most frequent first.
+        largest_token_id: the largest token id, to hold against the model's vocabulary.
+    """
+
+    dataset: datasets.Dataset
+    report: dict[str, Any]
+    end_tokens: tuple[int, ...]
+    largest_token_id: int
+
+
+def prepare_pairs(source: Any, tokenizer: PreTrainedTokenizerBase, args: PreferenceConfig) -> Prepared:
+    """Preference rows -> columns `prompt_ids`, `chosen_ids`, `rejected_ids`, `row_index`, `row_id`."""
+    records, report = _read_records(source, "preference", args)
+    problems = _problems(args)
+    encoded, lengths = encode_pairs(
+        records, tokenizer, _length_rule(args), append_eos=args.append_eos, problems=problems
+    )
+    columns = {key: [getattr(pair, key) for pair in encoded] for key in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    completions = [*columns["chosen_ids"], *columns["rejected_ids"]]
+    return _prepared(columns, encoded, _refuse(report, problems, args), lengths, completions)
+
+
+def prepare_sft(source: Any, tokenizer: PreTrainedTokenizerBase, args: SFTConfig) -> Prepared:
+    """Supervised rows, or the chosen side of preference rows -> columns `input_ids`, `completion_mask`, ..."""
+    records, report = _read_records(source, "sft", args)
+    problems = _problems(args)
+    encoded, lengths = encode_sft(
+        records,
+        tokenizer,
+        _length_rule(args),
+        train_on=args.train_on,
+        append_eos=args.append_eos,
+        problems=problems,
+    )
+    columns = {key: [getattr(row, key) for row in encoded] for key in ("input_ids", "completion_mask")}
+    return _prepared(columns, encoded, _refuse(report, problems, args), lengths, columns["input_ids"])
+
+
+def _read_records(source: Any, kind: str, args: LeanConfig) -> tuple[list[Any], dict[str, Any]]:
+    """Rows of any source -> checked records, and their counts. Records pass through as they are."""
+    if isinstance(source, list) and source and isinstance(source[0], PreferenceRecord | SFTRecord):
+        return source, {"rows": len(source), "refused": {}}
+    checked: Any = check_rows(read_rows(source), kind, args.data_format)  # type: ignore[call-overload]
+    records = enforce(checked, args.validation, _quarantine(args) if checked.problems else None)
+    return records, {"rows": checked.rows, "refused": checked.counts, "layout": checked.format}
+
+
+def _problems(args: LeanConfig) -> list[Problem] | None:
+    """Where rows that cannot be tokenized are put; None makes them an error."""
+    return [] if args.validation == "lenient" else None
+
+
+def _refuse(report: dict[str, Any], problems: list[Problem] | None, args: LeanConfig) -> dict[str, Any]:
+    if not problems:
+        return report
+    write_quarantine(problems, _quarantine(args), append=True)
+    return report | {"refused": dict(Counter(report["refused"]) + Counter(count_reasons(problems)))}
+
+
+def _quarantine(args: LeanConfig) -> Path:
+    return Path(args.output_dir) / "quarantine.jsonl"
+
+
+def prepare_tokenizer(
+    processing_class: PreTrainedTokenizerBase | str | None, model: Any, args: LeanConfig
+) -> PreTrainedTokenizerBase:
+    """The tokenizer as given, or the model's own, with the configured chat template."""
+    if processing_class is None:
+        name = model if isinstance(model, str | Path) else causal_lm_of(model).config._name_or_path
+        if not name:
+            raise ConfigError("the model does not say where its tokenizer is: pass `processing_class`")
+        processing_class = str(name)
+    if isinstance(processing_class, str):
+        return load_tokenizer(processing_class, revision=args.model_revision, chat_template=args.chat_template)
+    if args.chat_template is not None:
+        processing_class.chat_template = read_chat_template(args.chat_template)
+    if processing_class.pad_token_id is None:
+        processing_class.pad_token = processing_class.eos_token
+    return processing_class
+
+
+def prepare_model(
+    model: str | Path | nn.Module,
+    args: LeanConfig,
+    peft_config: PeftConfig | Mapping[str, Any] | None,
+    prepared: Sequence[Prepared],
+) -> nn.Module:
+    """Load the model if it is named, attach the adapter, and make sure that rows and precision fit it.
+
+    `peft_config` may be a mapping of `lora_config`'s settings: `{}` is the SLIME paper's adapter.
+
+    Raises:
+        ModelError: tokens beyond the model's vocabulary, or half-precision weights without mixed precision.
+        ConfigError: `max_length` beyond the model's positions.
+    """
+    mixed = bool(args.bf16 or args.fp16)
+    if isinstance(model, str | Path):
+        trained_whole = peft_config is None
+        dtype = "float32" if args.model_dtype == "auto" and (trained_whole or not mixed) else args.model_dtype
+        model = load_model(str(model), revision=args.model_revision, dtype=dtype, attention=args.attention)
+    _require_fit(causal_lm_of(model), args, prepared)
+    if peft_config is not None:
+        if isinstance(model, PeftModel):
+            raise ConfigError("the model has an adapter already: leave out `peft_config` to go on training that one")
+        if isinstance(peft_config, Mapping):
+            peft_config = lora_config(model, **peft_config)
+        if not isinstance(peft_config, LoraConfig):
+            raise ConfigError(f"peft_config must be a LoraConfig, not {type(peft_config).__name__}")
+        model = attach_adapter(model, peft_config)
+    _trained_weights_to_float32(model)
+    if not mixed and any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+        raise ModelError("the model's frozen weights are half precision: set bf16=True, or load it in float32")
+    return model
+
+
+def _require_fit(model: PreTrainedModel, args: LeanConfig, prepared: Sequence[Prepared]) -> None:
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    largest = max((p.largest_token_id for p in prepared), default=0)
+    if largest >= vocabulary:
+        raise ModelError(
+            f"the tokenizer gave token {largest}, but the model embeds {vocabulary} tokens: take the model's own "
+            "tokenizer, or resize its embeddings first"
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and args.max_length > positions:
+        raise ConfigError(f"max_length is {args.max_length}, but the model has {positions} positions")
+
+
+def _trained_weights_to_float32(model: nn.Module) -> None:
+    """A bfloat16 weight swallows the small updates of fine-tuning; mixed precision keeps float32 weights."""
+    half = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.float16, torch.bfloat16)]
+    if half:
+        logger.warning("%d trained tensors are half precision; they are kept in float32 while training", len(half))
+        for parameter in half:
+            parameter.data = parameter.data.float()
+
+
+def _length_rule(args: PreferenceConfig | SFTConfig) -> LengthRule:
+    return LengthRule(args.max_length, args.max_prompt_length, args.on_overflow)
+
+
+def _prepared(
+    columns: dict[str, list[Any]],
+    encoded: Sequence[Any],
+    report: dict[str, Any],
+    lengths: LengthReport,
+    completions: Sequence[Sequence[int]],
+) -> Prepared:
+    token_columns = [column for column in columns.values() if isinstance(column[0][0], int)]
+    largest = max(max(tokens) for column in token_columns for tokens in column)
+    ends = Counter(tokens[-1] for tokens in completions)
+    columns |= {"row_index": list(range(len(encoded))), "row_id": [row.id for row in encoded]}
+    return Prepared(
+        dataset=datasets.Dataset.from_dict(columns),
+        report=report | {"examples": len(encoded), "lengths": lengths.as_dict()},
+        end_tokens=tuple(token for token, count in ends.most_common() if 10 * count >= len(completions)),
+        largest_token_id=largest,
+    )

@@ -1,0 +1,69 @@
+"""Reference log-probs: what the policy gave each completion before training, computed once and kept on disk.
+
+The reference of DPO and IPO is the model training starts from, so it needs no second model: one pass before the
+first step, in the trainer's own precision, at the same rows. Objectives that need none never come here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from holdfast.training.scoring import score_pairs
+
+if TYPE_CHECKING:
+    from holdfast.training.preference_trainer import PreferenceTrainer
+
+
+def add_reference_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
+    """`dataset` with columns `reference_chosen` and `reference_rejected`: summed log-probs, nats.
+
+    Read from the cache when the same model has scored the same rows before.
+    """
+    key = reference_key(trainer.model, dataset, trainer.accelerator.mixed_precision)
+    path = cache_folder(trainer.args.cache_dir) / f"reference-{key}.safetensors"
+    if path.is_file():
+        columns = load_file(path)
+    else:
+        scores = score_pairs(trainer, dataset, "reference log-probs")
+        columns = {"chosen": scores.chosen.clone(), "rejected": scores.rejected.clone()}
+        if trainer.is_world_process_zero():
+            _save_atomically(columns, path)
+    return dataset.add_column("reference_chosen", columns["chosen"].tolist()).add_column(
+        "reference_rejected", columns["rejected"].tolist()
+    )
+
+
+def reference_key(model: nn.Module, dataset: Any, precision: str) -> str:
+    """A hash of everything a reference log-prob depends on: weights, tokens, precision."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps({"precision": str(precision), "format": 1}).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(str(tensor.dtype).encode())
+        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    for row in dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]):
+        digest.update(json.dumps([row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]]).encode())
+    return digest.hexdigest()[:32]
+
+
+def cache_folder(configured: str | None) -> Path:
+    """Where holdfast keeps what it need not compute twice: the setting, `HOLDFAST_CACHE`, or the user's cache."""
+    folder = configured or os.environ.get("HOLDFAST_CACHE") or "~/.cache/holdfast"
+    return Path(folder).expanduser()
+
+
+def _save_atomically(columns: dict[str, Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    os.close(handle)
+    save_file(columns, temporary)
+    os.replace(temporary, path)

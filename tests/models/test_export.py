@@ -1,0 +1,48 @@
+"""`final/` is what was trained, as a user would load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from holdfast.errors import ModelError
+from holdfast.models.adapters import attach_adapter, lora_config, probe_logprobs
+from holdfast.models.export import save_final
+from holdfast.models.tiny import tiny_bpe_tokenizer, tiny_model
+from tests.models.test_adapters import trained_a_little
+
+TOKENIZER = tiny_bpe_tokenizer(["hello world"], 300)
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_reloaded_logits_equal_the_trained_ones(tmp_path: Path, adapter: bool, tied: bool) -> None:
+    model = tiny_model("qwen3", 300, tie_word_embeddings=tied)
+    trained = trained_a_little(attach_adapter(model, lora_config(model, rank=4)) if adapter else model)
+    expected = probe_logprobs(trained)
+    exported = save_final(trained, TOKENIZER, tmp_path / "final", stop_token_ids=[2])
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
+    torch.testing.assert_close(probe_logprobs(loaded), expected, rtol=1e-5, atol=1e-5)
+    assert abs(exported.drift) < 1e-5
+    assert exported.dtype == "float32"
+    assert loaded.generation_config.eos_token_id == 2  # the end of a turn, so that generation stops
+    assert AutoTokenizer.from_pretrained(tmp_path / "final").chat_template == TOKENIZER.chat_template
+    assert not list((tmp_path / "final").glob("*.bin"))
+    assert not (tmp_path / "final.partial").exists()
+
+
+def test_half_precision_drift_is_measured(tmp_path: Path) -> None:
+    model = tiny_model("qwen3", 300)
+    exported = save_final(trained_a_little(model), TOKENIZER, tmp_path / "final", dtype=torch.bfloat16)
+    assert exported.dtype == "bfloat16"
+    assert 0 < exported.drift < 0.1
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "final").dtype == torch.bfloat16
+
+
+def test_a_finished_folder_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "final").mkdir()
+    with pytest.raises(ModelError, match="exists already"):
+        save_final(tiny_model("llama", 300), TOKENIZER, tmp_path / "final")
