@@ -1,0 +1,82 @@
+"""A token objective on the tokens whose probability lies in a band (arXiv 2510.00526)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.objectives.hyperparameters import choice, described, number
+from holdfast.objectives.numerics import at_least_float32
+from holdfast.objectives.token import BEYOND_LOG_LIKELIHOOD, TokenObjective
+
+
+def resolve_base(label: str, value: object) -> TokenObjective:
+    """The token objective that a name, a mapping spec or an instance stands for."""
+    from holdfast.objectives.registry import resolve_objective  # the registry lists Threshold itself
+
+    if not isinstance(value, str | Mapping | TokenObjective):
+        raise ValueError(f"{label} must be a token objective, its name or its spec, got {value!r}")
+    base = resolve_objective(value)
+    if not isinstance(base, TokenObjective):
+        raise ValueError(f"{label} must be a token objective, got {base.name!r}, which works on pairs")
+    return base
+
+
+@dataclass(frozen=True)
+class Threshold(TokenObjective):
+    """Threshold: any f, on the tokens with low ≤ p ≤ high alone.
+
+    Elsewhere f and W are 0. p is the current probability, without gradient: a token that leaves the band
+    stops counting, and is not pushed across its edge. The paper's main variant keeps p ≥ 0.2. For a
+    quantile threshold, pass the percentile of the base model's target probabilities on the training set.
+    """
+
+    name: ClassVar[str] = "threshold"
+    paper: ClassVar[str] = BEYOND_LOG_LIKELIHOOD
+    formula: ClassVar[str] = "f(p) where low ≤ p ≤ high, else 0"
+    notes: ClassVar[tuple[str, ...]] = (
+        "The paper's code divides by the kept tokens (normalize=kept, the default) of one micro-batch; "
+        "normalize=all divides by every target token and so also shrinks the step.",
+        "A NaN log-prob counts as kept: a broken forward must stay visible.",
+    )
+
+    base: TokenObjective | str | Mapping[str, object] = field(
+        default="nll",
+        metadata=described("the objective f: a name, a spec or an instance (which is kept)", resolve_base),
+    )
+    low: float = number(0.0, "least probability that counts", at_least=0, at_most=1)
+    high: float = number(1.0, "greatest probability that counts", at_least=0, at_most=1)
+    normalize: str = choice("kept", "divide by the kept tokens or by all", among=("kept", "all"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low > self.high:
+            raise ValueError(f"threshold: low must be <= high, got low={self.low} and high={self.high}")
+
+    def loss(self, logps: Tensor) -> Tensor:
+        kept = self.kept(logps)
+        # Tokens outside the band are computed as p = 1, where every f and its gradient are finite.
+        return torch.where(kept, self._f.loss(torch.where(kept, logps, 0.0)), 0.0)
+
+    def weight(self, p: Tensor) -> Tensor:
+        return torch.where(self._in_band(p), self._f.weight(p), 0.0)
+
+    def kept(self, logps: Tensor) -> Tensor:
+        p = at_least_float32(logps).detach().clamp(max=0).exp()  # rounding may leave log p just above 0
+        return self._in_band(p) & self._f.kept(logps)
+
+    @property
+    def normalization(self) -> Literal["kept", "all"]:
+        return "all" if self.normalize == "all" else "kept"
+
+    @property
+    def _f(self) -> TokenObjective:
+        assert isinstance(self.base, TokenObjective)  # resolve_base has run
+        return self.base
+
+    def _in_band(self, p: Tensor) -> Tensor:
+        return ~((p < self.low) | (p > self.high))
