@@ -26,6 +26,7 @@ FLOORS = [
     "reports",
     "demo",
     "cli",
+    "__main__",
 ]
 # Narrower than "everything below": what the design forbids besides.
 ALONE = {

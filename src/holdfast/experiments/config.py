@@ -15,14 +15,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.objectives.registry import objective_spec, resolve_objective
-from holdfast.training.config import PreferenceConfig, SFTConfig
+from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 
 
 class Section(BaseModel):
@@ -35,9 +35,9 @@ class FromScratch(Section):
     """A small model with random weights and a byte-level BPE tokenizer trained on the rows themselves."""
 
     family: str = "qwen3"
-    vocab_size: int = Field(4096, ge=300)
-    hidden_size: int = Field(128, ge=16)
-    layers: int = Field(4, ge=1)
+    vocab_size: int = Field(default=4096, ge=300)
+    hidden_size: int = Field(default=128, ge=16)
+    layers: int = Field(default=4, ge=1)
 
 
 class ModelSection(Section):
@@ -68,11 +68,11 @@ class DataSection(Section):
     revision: str | None = None
     format: str | None = None
     validation: Literal["strict", "lenient"] = "strict"
-    sft_fraction: float = Field(0.33, ge=0, le=1)
-    eval_fraction: float = Field(0.02, ge=0, lt=1)
-    limit: int | None = Field(None, ge=1)
-    max_length: int = Field(1024, ge=2)
-    max_prompt_length: int | None = Field(None, ge=1)
+    sft_fraction: float = Field(default=0.33, ge=0, le=1)
+    eval_fraction: float = Field(default=0.02, ge=0, lt=1)
+    limit: int | None = Field(default=None, ge=1)
+    max_length: int = Field(default=1024, ge=2)
+    max_prompt_length: int | None = Field(default=None, ge=1)
     on_overflow: Literal["cut", "drop", "error"] = "cut"
 
     @model_validator(mode="after")
@@ -85,9 +85,9 @@ class DataSection(Section):
 class AdapterSection(Section):
     """LoRA on attention and MLP projections, and a fully trained LM head."""
 
-    rank: int = Field(64, ge=1)
-    alpha: int = Field(128, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(default=64, ge=1)
+    alpha: int = Field(default=128, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     train_head: bool = True
 
 
@@ -96,7 +96,7 @@ class RunConfig(Section):
 
     model: ModelSection
     data: DataSection
-    adapter: AdapterSection | None = AdapterSection()
+    adapter: AdapterSection | None = Field(default_factory=lambda: AdapterSection.model_validate({}))
     sft: dict[str, Any] | None = None
     align: dict[str, Any] | None = None
     output_dir: str
@@ -142,43 +142,38 @@ RUN_WIDE = {
 }
 
 
-def stage_settings(settings: Mapping[str, Any], config_class: type, stage: str) -> dict[str, Any]:
-    """Check a stage's keys against the trainer's config class, and its objective against the registry."""
+def stage_settings(settings: Mapping[str, Any], config_class: type[LeanConfig], stage: str) -> dict[str, Any]:
+    """Check a stage's keys and values against the trainer's config class, and its objective against the registry."""
+    types = get_type_hints(config_class)
     known = {field.name for field in dataclasses.fields(config_class)}
-    for key in settings:
+    checked = {}
+    for key, value in settings.items():
         if key in RUN_WIDE:
             raise ConfigError(f"{stage}.{key}: is set for the whole run, as `{RUN_WIDE[key]}`")
         if key not in known:
             raise ConfigError(f"{stage}.{key}: unknown key{did_you_mean(key, known - RUN_WIDE.keys())}")
-    checked = {key: _number(value, key, config_class, stage) for key, value in settings.items()}
-    default = next(f.default for f in dataclasses.fields(config_class) if f.name == "objective")
+        checked[key] = value if key == "objective" else _value(value, types[key], f"{stage}.{key}")
+    default = next(field.default for field in dataclasses.fields(config_class) if field.name == "objective")
     try:
         objective = resolve_objective(checked.get("objective", default))
     except ValueError as error:
         raise ConfigError(f"{stage}.objective: {error}") from error
+    if objective.kind != config_class.objective_kind:
+        raise ConfigError(
+            f"{stage}.objective: '{objective.name}' is a {objective.kind} objective; this stage takes a "
+            f"{config_class.objective_kind} objective (see `holdfast explain`)"
+        )
     return checked | {"objective": dict(objective_spec(objective))}
 
 
-def _number(value: Any, key: str, config_class: type, stage: str) -> Any:
-    """YAML reads `1e-4` as a string; a field whose default is a number takes the number it means."""
-    default = next(f.default for f in dataclasses.fields(config_class) if f.name == key)
-    if isinstance(default, bool) or not isinstance(default, int | float):
-        if isinstance(default, bool) and not isinstance(value, bool):
-            raise ConfigError(f"{stage}.{key}: expected true or false, got {value!r}")
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ConfigError(f"{stage}.{key}: expected a number, got {value!r}")
+def _value(value: Any, annotation: Any, where: str) -> Any:
+    """`value` as its field's type; `1e-4`, which YAML reads as text, becomes the number it means."""
+    if isinstance(value, bool) and annotation in (int, float):
+        raise ConfigError(f"{where}: expected a number, got {str(value).lower()}")
     try:
-        number = float(value)
-    except ValueError as error:
-        raise ConfigError(f"{stage}.{key}: expected a number, got {value!r}") from error
-    if isinstance(default, int) and not number.is_integer() and key not in FRACTIONAL:
-        raise ConfigError(f"{stage}.{key}: expected a whole number, got {value!r}")
-    return int(number) if isinstance(default, int) and number.is_integer() else number
-
-
-# Whole by default, but a fraction means a share of the training steps.
-FRACTIONAL = {"warmup_steps", "logging_steps", "eval_steps", "save_steps", "num_train_epochs"}
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {error.errors()[0]['msg']}, got {value!r}") from error
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -19,12 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import ProgressCallback
 
+from holdfast.data.faults import Problem
 from holdfast.data.records import PreferenceRecord, Record, SFTRecord
 from holdfast.data.sources import read_rows
 from holdfast.data.splits import digest, split_by_prompt
-from holdfast.data.validation import check_rows, enforce
+from holdfast.data.validation import check_rows, enforce, write_quarantine
 from holdfast.errors import ConfigError, DataError
 from holdfast.experiments.config import RunConfig
 from holdfast.experiments.record import environment, folder_digest, write_record
@@ -51,6 +53,7 @@ class Splits:
     sft: list[SFTRecord]
     align: list[PreferenceRecord]
     held_out: list[Any]  # preference pairs, or demonstrations where there is no align stage
+    refused: list[Problem]
     report: dict[str, Any]
 
 
@@ -64,11 +67,17 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
     Raises:
         HoldfastError: whatever the user can mend, before the first step wherever that is possible.
     """
+    processes = PartialState()
+    say = say if processes.is_main_process else _silence
     folder = Path(config.output_dir).expanduser()
-    splits = read_splits(config, folder_of_quarantine=folder)
+    splits = read_splits(config)
     for line in splits.report["summary"]:
         say(line)
-    claim_folder(folder, overwrite, say)
+    if processes.is_main_process:
+        claim_folder(folder, overwrite, say)
+        if splits.refused:
+            write_quarantine(splits.refused, folder / "quarantine.jsonl")
+    processes.wait_for_everyone()
     record: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "environment": environment(),
@@ -76,16 +85,20 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
         "stages": {},
         "verdict": [],
     }
-    write_record(record, folder / "run.json")
+
+    def publish() -> None:
+        if processes.is_main_process:
+            write_record(record, folder / "run.json")
+
+    publish()
     start = _start(config, splits, folder, say)
     if Path(start).is_dir():
         record["start"] = folder_digest(Path(start))
     if config.sft is not None:
-        last = config.align is None
-        out = folder / "final" if last else folder / "sft" / "final"
+        out = folder / "final" if config.align is None else folder / "sft" / "final"
         record["stages"]["sft"] = _sft_stage(config, splits, start, folder, out)
         start = str(out)
-        write_record(record, folder / "run.json")
+        publish()
     if config.align is not None:
         record["stages"]["align"] = _align_stage(config, splits, start, folder)
         held_out = record["stages"]["align"]["held_out"]
@@ -93,19 +106,22 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
             say(line)
         record["verdict"] = held_out["verdict"]
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    write_record(record, folder / "run.json")
+    publish()
     say(f"trained model: {folder / 'final'}")
     return folder
 
 
-def read_splits(config: RunConfig, folder_of_quarantine: Path) -> Splits:
+def _silence(line: str) -> None:
+    """What processes other than the first say."""
+
+
+def read_splits(config: RunConfig) -> Splits:
     """Read and check every row, then share the rows out by prompt."""
     data = config.data
     kind = "preference" if config.align is not None else "sft"
     rows = read_rows(data.source, split=data.split, revision=data.revision)
     checked: Any = check_rows(rows, kind, data.format)  # type: ignore[call-overload]
-    quarantine = folder_of_quarantine / "quarantine.jsonl" if data.validation == "lenient" else None
-    records = enforce(checked, data.validation, quarantine if checked.problems else None)[: data.limit]
+    records = enforce(checked, data.validation)[: data.limit]
     shares = _shares(config)
     sides: dict[str, list[Any]] = split_by_prompt(records, shares, config.seed)
     for name, share in shares.items():
@@ -115,6 +131,7 @@ def read_splits(config: RunConfig, folder_of_quarantine: Path) -> Splits:
         sft=[_demonstration(record) for record in sides.get("sft", [])],
         align=sides.get("align", []),
         held_out=sides.get("held_out", []),
+        refused=checked.problems,
         report={
             "source": data.source,
             "layout": checked.format,
@@ -159,7 +176,8 @@ def _start(config: RunConfig, splits: Splits, folder: Path, say: Say) -> str:
         return config.model.name
     scratch = config.model.from_scratch
     assert scratch is not None
-    texts = [text for record in [*splits.sft, *splits.align] for text in _texts(record)]
+    records: list[Record] = [*splits.sft, *splits.align]
+    texts = [text for record in records for text in _texts(record)]
     tokenizer = tiny_bpe_tokenizer(texts, scratch.vocab_size, max_length=config.data.max_length)
     model = tiny_model(
         scratch.family,
@@ -171,7 +189,7 @@ def _start(config: RunConfig, splits: Splits, folder: Path, say: Say) -> str:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    save_final(model, tokenizer, folder / "start")
+    _publish(model, tokenizer, folder / "start")
     say(f"from scratch: {scratch.family}, {model.num_parameters():,} parameters, {len(tokenizer):,} tokens")
     return str(folder / "start")
 
@@ -179,9 +197,11 @@ def _start(config: RunConfig, splits: Splits, folder: Path, say: Say) -> str:
 def _texts(record: Record) -> list[str]:
     if isinstance(record, PreferenceRecord):
         messages = [*record.prompt, *record.chosen, *record.rejected]
+    elif record.text is not None:
+        return [record.text]
     else:
         messages = record.messages
-    return [str(message["content"]) for message in messages] or [record.text or ""]  # type: ignore[union-attr]
+    return [str(message["content"]) for message in messages]
 
 
 def _sft_stage(config: RunConfig, splits: Splits, start: str, folder: Path, out: Path) -> dict[str, Any]:
@@ -266,17 +286,23 @@ def _train(trainer: LeanTrainer, stage: str) -> dict[str, Any]:
 def _save(trainer: LeanTrainer, config: RunConfig, out: Path) -> dict[str, Any]:
     """Merge, save and check; then let go of the model, so that the next stage has the memory."""
     dtype = DTYPES[config.model.save_dtype] if config.model.save_dtype != "auto" else None
-    exported = save_final(
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False),
-        trainer.processing_class,
-        out,
-        dtype=dtype,
-        stop_token_ids=trainer.prepared["train"].end_tokens,
-    )
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    stops = trainer.prepared["train"].end_tokens
+    saved = _publish(model, trainer.processing_class, out, dtype=dtype, stop_token_ids=stops)
     trainer.model = trainer.model_wrapped = trainer.optimizer = None
     trainer.accelerator.free_memory()
     gc.collect()
-    return {"saved": {"dtype": exported.dtype, "drift": exported.drift, "digest": folder_digest(out)}}
+    return {"saved": saved}
+
+
+def _publish(model: Any, tokenizer: Any, out: Path, **options: Any) -> dict[str, Any]:
+    """Save on the first process; every process goes on once the folder is there."""
+    processes = PartialState()
+    exported = save_final(model, tokenizer, out, **options) if processes.is_main_process else None
+    processes.wait_for_everyone()
+    if exported is None:
+        return {}
+    return {"dtype": exported.dtype, "drift": exported.drift, "digest": folder_digest(out)}
 
 
 def _demonstration(record: PreferenceRecord | SFTRecord) -> SFTRecord:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
 
 from holdfast.errors import ConfigError
+from holdfast.objectives.base import Kind
 from holdfast.objectives.pairs import PairObjective
 from holdfast.objectives.registry import objective_spec, resolve_objective
 from holdfast.objectives.token import TokenObjective
@@ -31,6 +32,8 @@ class LeanConfig(TrainingArguments):
         bf16: mixed precision; None means: wherever the GPU supports it.
     """
 
+    objective_kind: ClassVar[Kind]
+
     objective: Any = None
     max_length: int = 1024
     on_overflow: Literal["cut", "drop", "error"] = "cut"
@@ -43,12 +46,13 @@ class LeanConfig(TrainingArguments):
     append_eos: bool = False
     cache_dir: str | None = None
 
-    bf16: bool | None = None  # type: ignore[assignment]
+    bf16: bool | None = None
     logging_steps: float = 10
     # A filtered NaN is a hidden NaN, and the filter reads the loss from the device at every micro-step.
     logging_nan_inf_filter: bool = False
     remove_unused_columns: bool | None = False
     report_to: None | str | list[str] = "none"
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self) -> None:
         if self.bf16 is None:
@@ -57,6 +61,11 @@ class LeanConfig(TrainingArguments):
         if self.max_length < 2:
             raise ConfigError(f"max_length is {self.max_length}; a row needs a prompt token and a completion token")
         self.objective = resolve_objective(self.objective)
+        if self.objective.kind != self.objective_kind:
+            raise ConfigError(
+                f"{type(self).__name__} takes a {self.objective_kind} objective; '{self.objective.name}' is a "
+                f"{self.objective.kind} objective (see `holdfast explain`)"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As TrainingArguments.to_dict, with the objective as the mapping that rebuilds it."""
@@ -74,6 +83,8 @@ class PreferenceConfig(LeanConfig):
         reference_batch_size: pairs a batch while reference log-probs are computed; None: as in training.
     """
 
+    objective_kind: ClassVar[Kind] = "pair"
+
     objective: str | Mapping[str, Any] | PairObjective = "slime"
     max_prompt_length: int | None = None
     shared_prefix: bool = True
@@ -85,10 +96,6 @@ class PreferenceConfig(LeanConfig):
     gradient_accumulation_steps: int = 2
     max_grad_norm: float = 0.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_kind(self.objective, "pair", "PreferenceTrainer")
-
 
 @dataclass
 class SFTConfig(LeanConfig):
@@ -99,23 +106,13 @@ class SFTConfig(LeanConfig):
         train_on: the `last` assistant turn of a conversation, or `all` of them.
     """
 
+    objective_kind: ClassVar[Kind] = "token"
+
     objective: str | Mapping[str, Any] | TokenObjective = "nll"
     train_on: Literal["last", "all"] = "last"
     max_prompt_length: int | None = None
 
     learning_rate: float = 2e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_kind(self.objective, "token", "SFTTrainer")
-
-
-def _require_kind(objective: Any, kind: str, trainer: str) -> None:
-    if objective.kind != kind:
-        raise ConfigError(
-            f"{trainer} takes a {kind} objective; '{objective.name}' is a {objective.kind} objective "
-            f"(see `holdfast explain` for the list)"
-        )
 
 
 def _gpu_has_bfloat16() -> bool:

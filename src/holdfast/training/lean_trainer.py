@@ -53,7 +53,7 @@ class LeanTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch already
         self.can_return_loss = True
-        self.label_names = []
+        self.label_names: list[str] = []
         self._train_sums, self._eval_sums = MetricSums(), MetricSums()
         self._num_tokens = 0.0
         self._span_started = time.perf_counter()
@@ -96,7 +96,7 @@ class LeanTrainer(Trainer):
         if self.divides_by_kept:
             self._step_kept.append(micro.kept)
             self._step_loss.append(micro.loss.detach())
-        loss = micro.loss / num_items_in_batch[0] * self.accelerator.num_processes
+        loss = micro.loss / num_items_in_batch[0].to(micro.loss.dtype) * self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ class MetricSums:
         """Add a micro-batch's sums. Never reads a value from the device."""
         for name, (total, count) in measured.items():
             total = total.detach()
-            pair = torch.stack([_wide(total), _wide(torch.as_tensor(count, device=total.device))])
+            pair = torch.stack([wide(total), wide(torch.as_tensor(count, device=total.device))])
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def flush(self, accelerator: Any) -> dict[str, tuple[float, float]]:
@@ -40,5 +40,6 @@ def means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     return {name: total / count for name, (total, count) in sums.items() if count}
 
 
-def _wide(value: Tensor) -> Tensor:
+def wide(value: Tensor) -> Tensor:
+    """In float64, in which counts are exact; float32 on the one device that has nothing wider."""
     return value.to(torch.float32 if value.device.type == "mps" else torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from holdfast.data.collate import Batch, PairCollator
 from holdfast.models.token_logprobs import check_logprob_forward, install_logprob_forward, token_logprobs
-from holdfast.objectives.pairs import ObjectiveTerms, PairLogps, mean_logp, sum_logp
+from holdfast.objectives.pairs import ObjectiveTerms, PairLogps, PairObjective, mean_logp, sum_logp
 from holdfast.training.config import PreferenceConfig
 from holdfast.training.lean_trainer import LeanTrainer, MicroBatch
+from holdfast.training.metrics import wide
 from holdfast.training.preparation import Prepared, prepare_model, prepare_pairs, prepare_tokenizer
 from holdfast.training.reference import add_reference_logps
 from holdfast.training.scoring import COLLAPSED, take
+logger = logging.getLogger(__name__)
 
 
 class PreferenceTrainer(LeanTrainer):
@@ -54,6 +57,7 @@ class PreferenceTrainer(LeanTrainer):
         callbacks: Sequence[TrainerCallback] | None = None,
     ) -> None:
         args = args if args is not None else PreferenceConfig(output_dir="preference")
+        assert isinstance(args.objective, PairObjective)  # resolved by the config
         self.objective = args.objective
         # Rows are read before the model is: a bad row is named before it costs anything.
         tokenizer = prepare_tokenizer(processing_class, model, args)
@@ -73,9 +77,10 @@ class PreferenceTrainer(LeanTrainer):
             processing_class=tokenizer,
             callbacks=list(callbacks) if callbacks else None,
         )
-        self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
+        with self.accelerator.autocast():
+            self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
         if args.shared_prefix and not self.forward_check.shared_prefix and self.is_world_process_zero():
-            print(f"shared-prefix rows are off, plain rows are used: {self.forward_check.reason}")
+            logger.warning("shared-prefix rows are off, plain rows are used: %s", self.forward_check.reason)
         self.shared_prefix = args.shared_prefix and self.forward_check.shared_prefix
         self.data_collator = PairCollator(tokenizer.pad_token_id, shared_prefix=self.shared_prefix)
         if self.objective.needs_reference:
@@ -87,11 +92,11 @@ class PreferenceTrainer(LeanTrainer):
         """(pairs, rejected tokens) of a micro-batch."""
         rejected = batch["rejected_slots"]
         pairs = torch.tensor(rejected.shape[0], device=rejected.device)
-        return torch.stack([pairs, (rejected >= 0).sum()]).float()
+        return wide(torch.stack([pairs, (rejected >= 0).sum()]))
 
     def dataset_counts(self, dataset: Any) -> Tensor:
         """(pairs, rejected tokens) of a whole data set."""
-        return torch.tensor([float(len(dataset)), float(sum(map(len, dataset["rejected_ids"])))])
+        return torch.tensor([len(dataset), sum(map(len, dataset["rejected_ids"]))]).double()
 
     def measure(self, model: nn.Module, batch: Batch, counts: Tensor) -> MicroBatch:
         """Log-probs, objective and metrics of a micro-batch of pairs."""

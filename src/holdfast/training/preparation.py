@@ -134,9 +134,8 @@ def prepare_model(
     """
     mixed = bool(args.bf16 or args.fp16)
     if isinstance(model, str | Path):
-        trained_whole = peft_config is None
-        dtype = "float32" if args.model_dtype == "auto" and (trained_whole or not mixed) else args.model_dtype
-        model = load_model(str(model), revision=args.model_revision, dtype=dtype, attention=args.attention)
+        return prepare_model(_load(str(model), args, peft_config is None or not mixed), args, peft_config, prepared)
+    trained: nn.Module = model
     _require_fit(causal_lm_of(model), args, prepared)
     if peft_config is not None:
         if isinstance(model, PeftModel):
@@ -145,11 +144,16 @@ def prepare_model(
             peft_config = lora_config(model, **peft_config)
         if not isinstance(peft_config, LoraConfig):
             raise ConfigError(f"peft_config must be a LoraConfig, not {type(peft_config).__name__}")
-        model = attach_adapter(model, peft_config)
-    _trained_weights_to_float32(model)
-    if not mixed and any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+        trained = attach_adapter(model, peft_config)
+    _trained_weights_to_float32(trained)
+    if not mixed and any(p.dtype in (torch.float16, torch.bfloat16) for p in trained.parameters()):
         raise ModelError("the model's frozen weights are half precision: set bf16=True, or load it in float32")
-    return model
+    return trained
+
+
+def _load(name: str, args: LeanConfig, whole_precision: bool) -> PreTrainedModel:
+    dtype = "float32" if args.model_dtype == "auto" and whole_precision else args.model_dtype
+    return load_model(name, revision=args.model_revision, dtype=dtype, attention=args.attention)
 
 
 def _require_fit(model: PreTrainedModel, args: LeanConfig, prepared: Sequence[Prepared]) -> None:

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from holdfast.data.collate import Batch, SFTCollator
 from holdfast.models.token_logprobs import check_logprob_forward, install_logprob_forward, token_logprobs
+from holdfast.objectives.token import TokenObjective
 from holdfast.training.config import SFTConfig
 from holdfast.training.lean_trainer import LeanTrainer, MicroBatch
+from holdfast.training.metrics import wide
 from holdfast.training.preparation import Prepared, prepare_model, prepare_sft, prepare_tokenizer
 
 
@@ -41,6 +43,7 @@ class SFTTrainer(LeanTrainer):
         callbacks: Sequence[TrainerCallback] | None = None,
     ) -> None:
         args = args if args is not None else SFTConfig(output_dir="sft")
+        assert isinstance(args.objective, TokenObjective)  # resolved by the config
         self.objective = args.objective
         self.divides_by_kept = self.objective.normalization == "kept"
         tokenizer = prepare_tokenizer(processing_class, model, args)
@@ -60,16 +63,17 @@ class SFTTrainer(LeanTrainer):
             processing_class=tokenizer,
             callbacks=list(callbacks) if callbacks else None,
         )
-        self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
+        with self.accelerator.autocast():
+            self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
 
     def count(self, batch: Batch) -> Tensor:
         """(target tokens,) of a micro-batch."""
         targets = batch["target_ids"]
-        return torch.tensor([float(targets.shape[0])], device=targets.device)
+        return wide(torch.tensor([targets.shape[0]], device=targets.device))
 
     def dataset_counts(self, dataset: Any) -> Tensor:
         """(target tokens,) of a whole data set."""
-        return torch.tensor([float(sum(map(sum, dataset["completion_mask"])))])
+        return torch.tensor([sum(map(sum, dataset["completion_mask"]))]).double()
 
     def measure(self, model: nn.Module, batch: Batch, counts: Tensor) -> MicroBatch:
         """Log-probs, objective and metrics of a micro-batch of demonstrations."""

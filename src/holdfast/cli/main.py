@@ -1,0 +1,91 @@
+"""`holdfast VERB`: parse, call, exit code.
+
+Exit codes: 0 done; 2 bad input or configuration; 3 stopped by a health verdict; 130 or 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast import __version__
+from holdfast.errors import HoldfastError
+
+app = typer.Typer(
+    name="holdfast",
+    help="Post-train language models without unlearning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override a key: align.learning_rate=1.0e-6")
+]
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Move a run that is there aside.")] = False,
+) -> None:
+    """Rows in, aligned model and report out: the two stages of a YAML file."""
+    from holdfast.cli.run import run_pipeline
+
+    run_pipeline(config, overrides or [], overwrite=overwrite)
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option(help="Where the report and the models go.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of rows, training and sampling.")] = 0,
+) -> None:
+    """Two minutes, no network: SLIME beside DPO, SimPO and SFT in the tiny world."""
+    from holdfast.cli.demo import run_demo
+
+    run_demo(output_dir, seed)
+
+
+@app.command()
+def explain(
+    name: Annotated[str | None, typer.Argument(help="An objective; leave out for the list.")] = None,
+) -> None:
+    """What an objective computes, its symbols and defaults, what it needs, and where it comes from."""
+    from holdfast.cli.explain import show
+
+    show(name)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+) -> None:
+    """Write report.html from a run folder's files."""
+    from holdfast.cli.run import write_run_report
+
+    write_run_report(folder)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"holdfast {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: every error a user can mend becomes one message and its exit code."""
+    try:
+        app()
+    except HoldfastError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.secho("interrupted", fg="yellow", err=True)
+        sys.exit(130)

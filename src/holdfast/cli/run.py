@@ -1,0 +1,27 @@
+"""`holdfast run` and `holdfast report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from holdfast.cli.quiet import quiet_libraries
+
+
+def run_pipeline(config: Path, overrides: Sequence[str], *, overwrite: bool) -> None:
+    """Check the configuration, run its stages, write the report."""
+    quiet_libraries()
+    from holdfast.experiments.config import load_config
+    from holdfast.experiments.pipeline import run
+
+    folder = run(load_config(config, overrides), overwrite=overwrite, say=typer.echo)
+    write_run_report(folder)
+
+
+def write_run_report(folder: Path) -> None:
+    """Write `report.html` beside the run's files."""
+    from holdfast.reports.html import write_report
+
+    typer.echo(f"report: {write_report(folder)}")
