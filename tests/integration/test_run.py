@@ -50,7 +50,7 @@ def test_both_stages_from_scratch(tmp_path: Path) -> None:
     held_out = record["stages"]["align"]["held_out"]
     assert [change["name"] for change in held_out["changes"]][0] == "chosen log-prob"
     assert all(change["pairs"] == sides["held_out"]["rows"] for change in held_out["changes"])
-    assert any("likely" in line for line in record["verdict"])
+    assert any("likely" in line for line in record["verdicts"])
     assert held_out["changes"][0]["sentence"] in said
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"sft", "align"}

@@ -154,8 +154,9 @@ def stage_settings(settings: Mapping[str, Any], config_class: type[LeanConfig], 
             raise ConfigError(f"{stage}.{key}: unknown key{did_you_mean(key, known - RUN_WIDE.keys())}")
         checked[key] = value if key == "objective" else _value(value, types[key], f"{stage}.{key}")
     default = next(field.default for field in dataclasses.fields(config_class) if field.name == "objective")
+    spec = checked.get("objective", default)
     try:
-        objective = resolve_objective(checked.get("objective", default))
+        objective = resolve_objective({"name": default} | spec if isinstance(spec, dict) else spec)
     except ValueError as error:
         raise ConfigError(f"{stage}.objective: {error}") from error
     if objective.kind != config_class.objective_kind:

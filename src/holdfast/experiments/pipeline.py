@@ -79,11 +79,12 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
             write_quarantine(splits.refused, folder / "quarantine.jsonl")
     processes.wait_for_everyone()
     record: dict[str, Any] = {
+        "name": folder.name,
         "config": config.model_dump(mode="json"),
         "environment": environment(),
         "data": splits.report,
         "stages": {},
-        "verdict": [],
+        "verdicts": [],
     }
 
     def publish() -> None:
@@ -104,7 +105,7 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
         held_out = record["stages"]["align"]["held_out"]
         for line in [change["sentence"] for change in held_out["changes"]] + held_out["verdict"]:
             say(line)
-        record["verdict"] = held_out["verdict"]
+        record["verdicts"] = [*held_out["verdict"], *(change["sentence"] for change in held_out["changes"])]
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     publish()
     say(f"trained model: {folder / 'final'}")
