@@ -1,0 +1,18 @@
+"""Rows of any layout -> validated records -> tokens -> batches.
+
+sources.py             a path, hub name or data set -> rows, each with the place it stands
+file_readers.py        one kind of file -> its rows
+formats.py             the table of accepted row layouts, and which of them a file has
+preference_layouts.py  preference rows of each layout -> records
+sft_layouts.py         supervised rows of each layout -> records
+messages.py            one value of a row -> checked messages
+records.py             PreferenceRecord, SFTRecord
+faults.py              why a row cannot be used: the reasons, and what carries them
+validation.py          every row checked; strict refuses, lenient sets aside
+splits.py              disjoint by prompt, decided by a seeded hash
+rendering.py           a tokenizer and its chat template, and what is checked of both
+lengths.py             max_length: one rule for both sides of a pair, and its report
+chat.py                records -> tokens and completion masks
+packing.py             pairs -> shared-prefix rows
+collate.py             rows of tokens -> tensors
+"""

@@ -1,0 +1,103 @@
+"""Why a row cannot be used: machine-readable reasons, and what carries them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from holdfast.errors import DataError
+
+Reason = Literal[
+    "unparsable_json",  # the line is not JSON
+    "invalid_text",  # bytes that are not UTF-8, or a lone surrogate in a string
+    "wrong_type",  # a value is not what its key promises
+    "missing_key",  # a key the layout needs is absent
+    "unknown_role",  # a message's role is none that chat templates know
+    "turn_order",  # the completion is not one assistant turn behind the prompt's last turn
+    "empty_prompt",  # nothing to answer
+    "empty_completion",  # nothing to learn, or only whitespace
+    "equal_pair",  # chosen and rejected are the same
+    "template",  # the chat template or tokenizer does not give trainable tokens
+    "vocabulary",  # a token id the model has no embedding for
+    "too_long",  # over max_length, where that is to be an error
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+EXCERPT = 200  # characters of a row shown in messages
+
+
+class RowFault(DataError):
+    """One row cannot be used.
+
+    Attributes:
+        where: the place, as `rows.jsonl:17` or `rows.json row 17`; lines and rows are counted from 1.
+        reason: one of `REASONS`.
+        detail: what is wrong, naming the key, and what to do.
+    """
+
+    def __init__(self, reason: Reason, detail: str, where: str = "") -> None:
+        super().__init__(f"{where + ': ' if where else ''}{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+        self.where = where
+
+    def at(self, where: str) -> RowFault:
+        """The same fault, with its place."""
+        return RowFault(self.reason, self.detail, where)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands in a stream of rows for a row that could not be read; the rows around it survive."""
+
+    reason: Reason
+    detail: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A row set aside: its place, the reason, and the row itself for the quarantine."""
+
+    where: str
+    reason: Reason
+    detail: str
+    row: Any
+
+    @property
+    def row_excerpt(self) -> str:
+        """The row's beginning as printable text."""
+        text = as_json(self.row)
+        return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
+
+    def as_json(self) -> str:
+        """One line of `quarantine.jsonl`. Pure ASCII, so that lone surrogates survive writing and reading."""
+        return as_json({"where": self.where, "reason": self.reason, "detail": self.detail, "row": self.row})
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}: {self.detail}"
+
+
+def as_json(value: Any) -> str:
+    """ASCII JSON of any value; what JSON has no form for (dates, bytes) is written as its text."""
+    return json.dumps(value, default=str)
+
+
+def names_of(keys: Iterable[Any]) -> str:
+    """Keys as a printable list, the first twenty of them."""
+    names = [repr(str(key))[1:-1] for key in keys]
+    return ", ".join([*names[:20], *(["..."] if len(names) > 20 else [])]) or "none"
+
+
+def kind_of(value: Any) -> str:
+    """A JSON reader's word for a value's type: what messages call it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    for types, word in (((int, float), "a number"), (str, "a string"), (list, "a list"), (dict, "an object")):
+        if isinstance(value, types):
+            return word
+    return f"a {type(value).__name__}"

@@ -1,0 +1,238 @@
+"""The table of accepted row layouts, and which of them a file's rows have.
+
+To add a layout: write `is_<name>(row)` and `read_<name>(row, where)` beside the others of its kind, and add
+an entry to `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from holdfast.data import preference_layouts, sft_layouts
+from holdfast.data.faults import RowFault, kind_of, names_of
+from holdfast.data.records import PreferenceRecord, Record, Row, SFTRecord
+from holdfast.errors import ConfigError, DataError, did_you_mean
+
+Kind = Literal["preference", "sft"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row layout.
+
+    Attributes:
+        name: what `data_format` calls it.
+        kind: what its rows are; preference rows also serve as demonstrations, by their chosen side.
+        keys: the keys a row must have.
+        values: what stands under them, in words.
+        matches: whether a row (a mapping) has this layout.
+        read: (row, where) -> the record; raises RowFault without a place.
+    """
+
+    name: str
+    kind: Kind
+    keys: tuple[str, ...]
+    values: str
+    matches: Callable[[Row], bool]
+    read: Callable[[Row, str], Record]
+
+    def to_preference(self, row: Any, where: str) -> PreferenceRecord:
+        """The row as a preference pair.
+
+        Raises:
+            RowFault: the row cannot be used; it names the place, the reason and the key.
+            DataError: the layout holds no pairs.
+        """
+        if self.kind != "preference":
+            raise DataError(f"rows of the layout '{self.name}' hold one completion; a preference needs two")
+        record = self._read(row, where)
+        assert isinstance(record, PreferenceRecord)
+        return record
+
+    def to_sft(self, row: Any, where: str) -> SFTRecord:
+        """The row as a demonstration; of a preference pair, the chosen side.
+
+        Raises:
+            RowFault: the row cannot be used; it names the place, the reason and the key.
+        """
+        record = self._read(row, where)
+        return record.chosen_as_sft() if isinstance(record, PreferenceRecord) else record
+
+    def _read(self, row: Any, where: str) -> Record:
+        try:
+            if not isinstance(row, dict):
+                raise RowFault("wrong_type", f"a row must be an object of named values, not {kind_of(row)}")
+            return self.read(row, where)
+        except RowFault as fault:
+            raise fault.at(where) from None
+        except RecursionError:
+            raise RowFault("wrong_type", "the row is nested too deeply to be read", where) from None
+
+
+def detect_format(
+    rows_sample: Sequence[Any], kind: Kind = "preference", source: str = "these rows"
+) -> Format:
+    """The layout most rows of a sample have. Malformed rows have none, and do not vote.
+
+    Where no row has the right values, a layout whose keys are there is taken, and each row then says what is
+    wrong with it.
+
+    Raises:
+        DataError: no row has the keys of a known layout; lists the keys found and the layouts known.
+    """
+    candidates = formats_for(kind)
+    objects = [row for row in rows_sample if isinstance(row, dict)]
+    fitting = [next((form for form in candidates if form.matches(row)), None) for row in objects]
+    votes = Counter(form.name for form in fitting if form is not None)
+    if votes:
+        return get_format(votes.most_common(1)[0][0], kind)
+    keyed = [form for form in candidates if any(row.keys() >= set(form.keys) for row in objects)]
+    if keyed:
+        return max(keyed, key=lambda form: len(form.keys))
+    raise DataError(_unknown_layout(rows_sample, kind, source))
+
+
+def get_format(name: str, kind: Kind = "preference") -> Format:
+    """The layout called `name`, if it can serve as `kind`."""
+    found = next((form for form in FORMATS if form.name == name), None)
+    if found is None:
+        raise ConfigError(
+            f"no row layout is called '{name}'{did_you_mean(name, [form.name for form in FORMATS])}"
+        )
+    if found not in formats_for(kind):
+        raise ConfigError(f"rows of the layout '{name}' hold one completion; a preference needs two")
+    return found
+
+
+def formats_for(kind: Kind) -> list[Format]:
+    """The layouts that can serve as `kind`, in the order they are tried."""
+    own = [form for form in FORMATS if form.kind == kind]
+    return own if kind == "preference" else own + formats_for("preference")
+
+
+def _unknown_layout(rows_sample: Sequence[Any], kind: Kind, source: str) -> str:
+    objects = [row for row in rows_sample if isinstance(row, dict)]
+    if not objects:
+        found = (
+            f"rows must be objects of named values, not {kind_of(rows_sample[0])}"
+            if rows_sample
+            else "no rows"
+        )
+        return f"{source}: {found}"
+    keys = {key: value for row in reversed(objects) for key, value in row.items()}
+    known = formats_for(kind)
+    lines = [
+        f"{source}: no known layout of {kind} rows",
+        f"  keys found: {names_of(f'{key} ({kind_of(value)})' for key, value in keys.items())}",
+    ]
+    lines += [
+        f"  these are '{form.name}' rows, which hold one completion; a preference needs two"
+        for form in FORMATS
+        if any(map(form.matches, objects))
+    ]
+    nearest = max(known, key=lambda form: sum(key in keys for key in form.keys) / len(form.keys))
+    missing = [key for key in nearest.keys if key not in keys]
+    if missing and len(missing) < len(nearest.keys):
+        lines.append(f"  nearest: '{nearest.name}', but there is no {' and no '.join(map(repr, missing))}")
+    lines += [
+        "  known layouts:",
+        *(f"    {form.name}: {', '.join(form.keys)}; {form.values}" for form in known),
+    ]
+    lines.append("Rename the keys to one of these, or name the layout with `data_format`.")
+    return "\n".join(lines)
+
+
+# In the order they are tried: a layout that asks for more comes before one that asks for less.
+FORMATS: tuple[Format, ...] = (
+    Format(
+        "hh_rlhf",
+        "preference",
+        ("chosen", "rejected"),
+        "strings of `Human:` and `Assistant:` turns",
+        preference_layouts.is_hh_rlhf,
+        preference_layouts.read_hh_rlhf,
+    ),
+    Format(
+        "preference_sharegpt",
+        "preference",
+        ("conversations", "chosen", "rejected"),
+        "a list of {from, value}, and one such message each",
+        preference_layouts.is_sharegpt,
+        preference_layouts.read_sharegpt,
+    ),
+    Format(
+        "preference_implicit",
+        "preference",
+        ("chosen", "rejected"),
+        "whole conversations, lists of {role, content} that share all but the last turn",
+        preference_layouts.is_implicit,
+        preference_layouts.read_implicit,
+    ),
+    Format(
+        "preference_text",
+        "preference",
+        ("prompt", "chosen", "rejected"),
+        "strings",
+        preference_layouts.is_text,
+        preference_layouts.read_explicit,
+    ),
+    Format(
+        "preference_messages",
+        "preference",
+        ("prompt", "chosen", "rejected"),
+        "lists of {role, content}",
+        preference_layouts.is_messages,
+        preference_layouts.read_explicit,
+    ),
+    Format(
+        "preference_alpaca",
+        "preference",
+        ("instruction", "chosen", "rejected"),
+        "strings, and `input` where there is one",
+        preference_layouts.is_alpaca,
+        preference_layouts.read_alpaca,
+    ),
+    Format(
+        "messages",
+        "sft",
+        ("messages",),
+        "a list of {role, content}",
+        sft_layouts.is_messages,
+        sft_layouts.read_messages,
+    ),
+    Format(
+        "sharegpt",
+        "sft",
+        ("conversations",),
+        "a list of {from, value}",
+        sft_layouts.is_sharegpt,
+        sft_layouts.read_sharegpt,
+    ),
+    Format(
+        "prompt_completion",
+        "sft",
+        ("prompt", "completion"),
+        "strings or lists of {role, content}",
+        sft_layouts.is_prompt_completion,
+        sft_layouts.read_prompt_completion,
+    ),
+    Format(
+        "alpaca",
+        "sft",
+        ("instruction", "output"),
+        "strings, and `input` where there is one",
+        sft_layouts.is_alpaca,
+        sft_layouts.read_alpaca,
+    ),
+    Format(
+        "text",
+        "sft",
+        ("text",),
+        "a string, trained as it stands",
+        sft_layouts.is_text,
+        sft_layouts.read_text,
+    ),
+)

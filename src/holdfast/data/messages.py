@@ -1,0 +1,174 @@
+"""One value of a row -> checked messages. Both spellings are read: {role, content} and {from, value}."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from holdfast.data.faults import RowFault, kind_of, names_of
+from holdfast.data.records import Message, Row
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+# ShareGPT's words for them.
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
+
+
+def value_of(row: Row, key: str, name: str = "the row") -> Any:
+    """The value under `key` of the row, or of the message called `name`."""
+    if key not in row:
+        raise RowFault("missing_key", f"{name} has no '{key}' (keys here: {names_of(row)})")
+    return row[key]
+
+
+def text_of(row: Row, key: str) -> str:
+    """The string under `key`."""
+    return checked_text(value_of(row, key), f"'{key}'")
+
+
+def optional_text(row: Row, key: str) -> str | None:
+    """The string under `key`; None where it is absent, null or empty."""
+    value = row.get(key)
+    return checked_text(value, f"'{key}'") if value not in (None, "") else None
+
+
+def checked_text(value: Any, name: str) -> str:
+    """`value` as a string of valid Unicode."""
+    if not isinstance(value, str):
+        raise RowFault("wrong_type", f"{name} must be a string, not {kind_of(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowFault(
+            "invalid_text",
+            f"{name} holds a lone surrogate or a byte that is not UTF-8 (U+{ord(value[error.start]):04X} at "
+            f"character {error.start}); remove it or write the whole character",
+        ) from None
+    return value
+
+
+def messages_of(row: Row, key: str) -> list[Message]:
+    """The conversation under `key`: a list of messages."""
+    value = value_of(row, key)
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", f"'{key}' must be a list of messages, not {kind_of(value)}")
+    return [message_of(item, f"'{key}'[{index}]") for index, item in enumerate(value)]
+
+
+def turns_of(row: Row, key: str, role: str) -> list[Message]:
+    """The turns under `key`: a string is one turn of `role`; a message or a list of messages is itself."""
+    value = value_of(row, key)
+    if isinstance(value, str):
+        return [{"role": role, "content": checked_text(value, f"'{key}'")}]
+    if isinstance(value, dict):
+        return [message_of(value, f"'{key}'")]
+    if not isinstance(value, list):
+        raise RowFault("wrong_type", f"'{key}' must be a string or a list of messages, not {kind_of(value)}")
+    return messages_of(row, key)
+
+
+def message_of(value: Any, name: str) -> Message:
+    """One message, its role in the words of chat templates; keys that are null are left out."""
+    if not isinstance(value, dict):
+        raise RowFault("wrong_type", f"{name} must be a message {{role, content}}, not {kind_of(value)}")
+    role_key, content_key = (
+        ("from", "value") if "from" in value and "role" not in value else ("role", "content")
+    )
+    role = value_of(value, role_key, name)
+    if isinstance(role, str) and role_key == "from":
+        role = SHAREGPT_ROLES.get(role, role)
+    if role not in ROLES:
+        known = ROLES if role_key == "role" else (*SHAREGPT_ROLES, *ROLES)
+        raise RowFault("unknown_role", f"{name} has the role {role!r} (known: {', '.join(known)})")
+    taken = (role_key, content_key)
+    rest = {key: item for key, item in value.items() if key not in taken and item is not None}
+    calls_only = value.get(content_key) is None and rest.get("tool_calls")
+    content = "" if calls_only else value_of(value, content_key, name)
+    text = _content(content, f"{name}.{content_key}")
+    return {"role": role, "content": text, **checked_value(rest, name)}
+
+
+def _content(value: Any, name: str) -> str:
+    """A message's text; a list of text parts is their concatenation."""
+    if isinstance(value, list):
+        parts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+            for part in value
+        ]
+        if None in parts:
+            raise RowFault(
+                "wrong_type", f"{name} holds parts that are not text; holdfast trains on text only"
+            )
+        value = "".join(checked_text(part, name) for part in parts)
+    return checked_text(value, name)
+
+
+def checked_value(value: Any, name: str) -> Any:
+    """Any JSON value, its strings valid Unicode."""
+    if isinstance(value, str):
+        return checked_text(value, name)
+    if isinstance(value, list):
+        return [checked_value(item, f"{name}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        return {checked_text(key, name): checked_value(item, f"{name}.{key}") for key, item in value.items()}
+    return value
+
+
+def with_system(row: Row, messages: list[Message]) -> list[Message]:
+    """`messages` behind the row's `system` text, if it has one."""
+    system = optional_text(row, "system")
+    if system is None:
+        return messages
+    if messages and messages[0]["role"] == "system":
+        if messages[0]["content"] == system:
+            return messages
+        raise RowFault(
+            "turn_order", "two system prompts: the key 'system' and the conversation's own; keep one"
+        )
+    return [{"role": "system", "content": system}, *messages]
+
+
+def instruction_of(row: Row) -> list[Message]:
+    """Alpaca's `instruction`, and its `input` below it where there is one, as one user turn."""
+    parts = [text_of(row, "instruction"), optional_text(row, "input")]
+    return [{"role": "user", "content": "\n".join(part for part in parts if part)}]
+
+
+def template_inputs(row: Row) -> dict[str, Any]:
+    """The row's optional inputs of the chat template: `tools` and `chat_template_kwargs`."""
+    return {
+        "tools": _decoded(row, "tools", list),
+        "chat_template_kwargs": _decoded(row, "chat_template_kwargs", dict),
+    }
+
+
+def _decoded(row: Row, key: str, wanted: type) -> Any:
+    """An optional list or object, which may be written as JSON text (columns of one type need that)."""
+    value = row.get(key)
+    if isinstance(value, str) and value:
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise RowFault("wrong_type", f"'{key}' is a string but not JSON: {error}") from None
+    if value is None or value == "":
+        return None
+    if not isinstance(value, wanted):
+        word = "a list" if wanted is list else "an object"
+        raise RowFault("wrong_type", f"'{key}' must be {word}, not {kind_of(value)}")
+    return checked_value(value, f"'{key}'") or None
+
+
+def number_of(row: Row, key: str) -> float | None:
+    """The optional number under `key`; None where it is absent, null, empty or NaN (missing is not zero)."""
+    value = row.get(key)
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RowFault("wrong_type", f"'{key}' must be a number, not {value!r:.40}") from None
+    if math.isinf(number):
+        raise RowFault("wrong_type", f"'{key}' must be finite, not {number}")
+    return None if math.isnan(number) else number

@@ -1,0 +1,222 @@
+"""A tokenizer and its chat template: what they make of a conversation, and what must hold to train on it.
+
+Faults of a template are errors that show the text or the tokens; nothing is repaired or guessed in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from holdfast.data.faults import RowFault
+from holdfast.data.records import Message, Record
+from holdfast.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHOWN = 6  # tokens shown on each side of a fault
+CONTEXT = 40  # characters shown on each side of a fault
+
+
+class ChatRenderer:
+    """Conversations -> text -> tokens, by one tokenizer, with the checks a trained turn must pass.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        append_eos: close the last turn with the tokenizer's EOS where the template closes it with no special
+            token.
+        vocab_size: rows of the model's embedding; None leaves token ids unchecked.
+        chat_template_kwargs: inputs of the template for every row; a row's own go before them.
+
+    Raises:
+        DataError: `append_eos` and a tokenizer without EOS.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        append_eos: bool = False,
+        vocab_size: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.append_eos = append_eos
+        self.vocab_size = vocab_size
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.name = tokenizer.name_or_path or type(tokenizer).__name__
+        self.bos: int | None = tokenizer.bos_token_id
+        self.eos_to_append: list[int] = [tokenizer.eos_token_id] if append_eos else []
+        self.adds_bos = self.bos is not None and tokenizer("a")["input_ids"][:1] == [self.bos]
+        self.end_tokens = _end_tokens(tokenizer)
+        if append_eos and tokenizer.eos_token_id is None:
+            raise DataError(f"append_eos: the tokenizer '{self.name}' has no EOS token")
+
+    def render(self, messages: Sequence[Message], record: Record, *, add_generation_prompt: bool) -> str:
+        """The template's text for `messages`, with the record's tools and template inputs.
+
+        Raises:
+            DataError: the tokenizer has no chat template.
+            RowFault: `template`, where the template refuses the conversation.
+        """
+        if not self.tokenizer.chat_template:
+            raise DataError(
+                f"the tokenizer '{self.name}' has no chat template, and none is made up for it. Set "
+                "`chat_template:` to a .jinja file, or to a tokenizer whose template to take (a base "
+                "model's instruct variant, say)"
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                list(messages),
+                tools=record.tools,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self.chat_template_kwargs | (record.chat_template_kwargs or {}),
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RowFault("template", f"the chat template refuses this conversation: {error}") from error
+        return str(text)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered texts. The template writes the special tokens, so none is added."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def tokenize_text(self, text: str) -> list[int]:
+        """Token ids of raw text, with the special tokens the tokenizer itself adds."""
+        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+        return ids
+
+    def check_prompt(self, prompt_ids: Sequence[int]) -> None:
+        """A prompt has tokens, and one BOS at its head where the tokenizer uses one.
+
+        Raises:
+            RowFault: `template` otherwise.
+        """
+        if not prompt_ids:
+            raise RowFault("template", "the chat template renders the prompt to no tokens")
+        leading = next((n for n, token in enumerate(prompt_ids) if token != self.bos), len(prompt_ids))
+        if self.adds_bos and leading == 0:
+            raise RowFault(
+                "template",
+                f"the tokenizer begins texts with {self.show([self.bos])}, but the rendered prompt begins "
+                f"with {self.show(prompt_ids[:SHOWN])}; put {{{{ bos_token }}}} at the head of the chat "
+                "template",
+            )
+        if self.bos is not None and leading > 1:
+            raise RowFault(
+                "template",
+                f"the rendered prompt begins with {leading} BOS tokens: {self.show(prompt_ids[:SHOWN])}; "
+                "remove all but one from the chat template",
+            )
+
+    def check_prefix(
+        self, prompt: str, full: str, prompt_ids: Sequence[int], full_ids: Sequence[int]
+    ) -> None:
+        """What a prompt renders and tokenizes to is how prompt and completion begin.
+
+        Args:
+            prompt, prompt_ids: the prompt with the generation prompt, as text and tokens.
+            full, full_ids: the conversation with the completion.
+
+        Raises:
+            RowFault: `template` otherwise, showing where the two part.
+        """
+        if not full.startswith(prompt):
+            at = _first_difference(prompt, full)
+            raise RowFault(
+                "template",
+                "the prompt as rendered for generation is not how the whole conversation begins: "
+                f"it goes on {_around(prompt, at)}, the conversation {_around(full, at)}. The model would be "
+                "trained on another prompt than it is asked with; mend the chat template, or set "
+                "`chat_template_kwargs`",
+            )
+        if list(full_ids[: len(prompt_ids)]) != list(prompt_ids):
+            alone, within = self.show_parting(prompt_ids, full_ids)
+            raise RowFault(
+                "template",
+                "the tokenizer merges the prompt's end with the completion's beginning: the prompt alone "
+                f"gives {alone}, with the completion {within}. Let the template's generation prompt end "
+                "with a special token, or take leading whitespace off the completion",
+            )
+
+    def end_of_turn(self, ids: Sequence[int], start: int, *, may_stay_open: bool = True) -> int:
+        """Index just past the end token of the turn that begins at `start` and is the last of `ids`.
+
+        The end token is the last special token, with nothing but whitespace after it: that is the template's,
+        and the model never has to write it. Where there is none, `append_eos` is set and the turn
+        `may_stay_open`: `len(ids)`.
+
+        Raises:
+            RowFault: `template` where no special token ends the turn; `empty_completion` where nothing
+                precedes it.
+        """
+        last = next((n for n in range(len(ids) - 1, start - 1, -1) if ids[n] in self.end_tokens), None)
+        if last is not None and not self.tokenizer.decode(ids[last + 1 :]).strip():
+            content, end = ids[start:last], last + 1
+        elif self.append_eos and may_stay_open:
+            content, end = ids[start:], len(ids)
+        else:
+            raise RowFault(
+                "template",
+                "no special token ends the assistant's turn, so the model would never learn to stop. Its "
+                f"last tokens: {self.show(ids[start:][-SHOWN:])}. End the turn with {{{{ eos_token }}}} in "
+                "the chat template, or (for the last turn) set `append_eos: true`",
+            )
+        if len(content) <= SHOWN and not self.tokenizer.decode(content).strip():
+            raise RowFault(
+                "empty_completion", "the chat template leaves nothing of the completion but its end"
+            )
+        return end
+
+    def closed(self, ids: Sequence[int]) -> list[int]:
+        """`ids`, and behind them EOS where `append_eos` is set and they end with no end token."""
+        return [*ids, *(self.eos_to_append if self.end_tokens.isdisjoint(ids[-1:]) else [])]
+
+    def check_vocabulary(self, ids: Sequence[int]) -> None:
+        """Every token has a row in the model's embedding.
+
+        Raises:
+            RowFault: `vocabulary` otherwise.
+        """
+        if self.vocab_size is not None and ids and (largest := max(ids)) >= self.vocab_size:
+            raise RowFault(
+                "vocabulary",
+                f"token {self.show([largest])} has id {largest}, but the model's vocabulary has "
+                f"{self.vocab_size} rows (the tokenizer '{self.name}' has {len(self.tokenizer)} tokens); "
+                "take the model's own tokenizer, or resize the model's embeddings",
+            )
+
+    def show(self, ids: Sequence[int | None]) -> str:
+        """Tokens as a reader can tell them apart: `['<s>', ' a']`."""
+        return str([self.tokenizer.decode([token]) for token in ids if token is not None])
+
+    def show_parting(self, left: Sequence[int], right: Sequence[int]) -> tuple[str, str]:
+        """The tokens around the first place where two sequences differ."""
+        at = _first_difference(left, right)
+        around = slice(max(0, at - SHOWN), at + SHOWN)
+        return self.show(left[around]), self.show(right[around])
+
+
+def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Special tokens that can end a turn: all but the unknown token and a BOS that is not also EOS."""
+    flagged = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    never = {tokenizer.unk_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
+    return frozenset((flagged | set(tokenizer.all_special_ids)) - never)
+
+
+def _around(text: str, at: int) -> str:
+    return repr(text[max(0, at - CONTEXT) : at + CONTEXT])
+
+
+def _first_difference(left: Sequence[Any], right: Sequence[Any]) -> int:
+    shorter = min(len(left), len(right))
+    return next((n for n in range(shorter) if left[n] != right[n]), shorter)

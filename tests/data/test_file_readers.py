@@ -1,0 +1,186 @@
+"""Every kind of file gives the same rows; what cannot be read is located, and the rest survives."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from holdfast.data.faults import Unreadable
+from holdfast.data.sources import file_of, read_rows
+from holdfast.errors import DataError
+
+ROWS = [
+    {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
+    {"prompt": "line\u2028separator, \x00 NUL, 🙂", "chosen": "a\nb", "rejected": 'c,"d"'},
+    {"prompt": "3 + 3?", "chosen": "6", "rejected": "7"},
+]
+
+
+def as_json(rows: list[Any]) -> bytes:
+    return json.dumps(rows, indent=1, ensure_ascii=False).encode()
+
+
+def as_jsonl(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def as_csv(rows: list[Any]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def as_parquet(rows: list[Any]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def as_arrow_stream(rows: list[Any]) -> bytes:
+    table, sink = pa.Table.from_pylist(rows), io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def as_arrow_file(rows: list[Any]) -> bytes:
+    table, sink = pa.Table.from_pylist(rows), io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return sink.getvalue()
+
+
+WRITERS: list[tuple[str, Callable[[list[Any]], bytes]]] = [
+    (".json", as_json),
+    (".json", as_jsonl),
+    (".jsonl", as_jsonl),
+    (".csv", as_csv),
+    (".parquet", as_parquet),
+    (".arrow", as_arrow_stream),
+    (".arrow", as_arrow_file),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize(("suffix", "write"), WRITERS, ids=lambda value: getattr(value, "__name__", value))
+def test_files(tmp_path: Path, suffix: str, write: Callable[[list[Any]], bytes], packed: bool) -> None:
+    data = write(ROWS)
+    path = tmp_path / f"rows{suffix}{'.gz' if packed else ''}"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    found = list(read_rows(path))
+    assert [row for _, row in found] == ROWS
+    assert all(file_of(where) == str(path) for where, _ in found)
+
+
+def test_places_are_counted_from_one(tmp_path: Path) -> None:
+    lines, array, table = tmp_path / "rows.jsonl", tmp_path / "rows.json", tmp_path / "rows.csv"
+    lines.write_bytes(as_jsonl(ROWS[:1]) + b"\n" + as_jsonl(ROWS[1:]))
+    array.write_bytes(as_json(ROWS))
+    table.write_bytes(as_csv(ROWS))
+    assert [where for where, _ in read_rows(lines)] == [f"{lines}:1", f"{lines}:3", f"{lines}:4"]
+    assert [where for where, _ in read_rows(array)] == [f"{array} row {n}" for n in (1, 2, 3)]
+    # the header is line 1, and the second row spans lines 3 and 4
+    assert [where for where, _ in read_rows(table)] == [f"{table}:2", f"{table}:4", f"{table}:5"]
+    assert [where for where, _ in read_rows(ROWS)] == [f"dataset row {n}" for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "words"),
+    [
+        (b'{"prompt": "a", "chosen": ', "unparsable_json", "not JSON: Expecting value at character 26"),
+        (b'{"prompt": "a"} {"prompt": "b"}', "unparsable_json", "Extra data"),
+        (b"not json", "unparsable_json", "Expecting value"),
+        (b'{"prompt": "caf\xe9"}', "invalid_text", "byte 0xe9 at byte 15"),
+        (b"[" * 100_000, "unparsable_json", "recursion"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "unparsable_json", "digits"),
+    ],
+)
+def test_a_bad_line_is_located_and_the_others_survive(
+    tmp_path: Path, line: bytes, reason: str, words: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + as_jsonl(ROWS[:1]) + line + b"\r\n" + as_jsonl(ROWS[1:]))
+    found = list(read_rows(path))
+    where, bad = found.pop(1)
+    assert [row for _, row in found] == ROWS
+    assert where == f"{path}:2"
+    assert isinstance(bad, Unreadable)
+    assert bad.reason == reason
+    assert words in bad.detail
+    assert bad.text == line.decode("utf-8", "backslashreplace")
+
+
+def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"text": "a\u2028b\u2029c\x85d\x0be\x1cf"}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [found for _, found in read_rows(path)] == [row]
+
+
+def test_surrogates_in_json_are_passed_on_to_validation(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude42"}\n{"text": "\\ud800"}\n', encoding="ascii")
+    assert [row["text"] for _, row in read_rows(path)] == ["🙂", "\ud800"]
+
+
+@pytest.mark.parametrize(("suffix", "write"), [(".json", as_json), (".csv", as_csv)])
+def test_bytes_that_are_not_utf8_cost_their_row_alone(
+    tmp_path: Path, suffix: str, write: Callable[[list[Any]], bytes]
+) -> None:
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(
+        write([{"text": "good"}, {"text": "caf?"}, {"text": "fine"}]).replace(b"caf?", b"caf\xe9")
+    )
+    assert [row["text"] for _, row in read_rows(path)] == ["good", "caf\udce9", "fine"]
+
+
+def test_parquet_bytes_that_are_not_utf8_cost_their_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    raw = pa.array([b"good", b"caf\xe9", b"fine"], pa.binary())
+    text = pa.StringArray.from_buffers(3, *raw.buffers()[1:])
+    pq.write_table(pa.table({"text": text}), path)
+    first, (where, bad), last = read_rows(path)
+    assert (first[1], last[1]) == ({"text": "good"}, {"text": "fine"})
+    assert where == f"{path} row 2"
+    assert isinstance(bad, Unreadable)
+    assert bad.reason == "invalid_text"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("rows.json", b'[{"text": "a"},\n{"text": }]', "rows.json:2: not JSON: Expecting value .column 10."),
+        ("rows.json", b"[" * 100_000, "recursion"),
+        ("rows.jsonl.gz", b"no gzip", "damaged gzip file"),
+        ("rows.jsonl.gz", gzip.compress(as_jsonl(ROWS))[:-12], "damaged gzip file"),
+        ("rows.parquet", b"no parquet", "not a parquet file"),
+        ("rows.arrow", b"no arrow file", "not an Arrow file"),
+        ("rows.csv", b'text\n"unclosed', "rows.csv:2: not CSV"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=words):
+        list(read_rows(path))
+
+
+def test_csv_rows_of_the_wrong_width(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\ufeffprompt,chosen\na,b,c\na\nlong," + "x" * 200_000 + "\n", encoding="utf-8")
+    (_, wide), (_, short), (_, long) = read_rows(path)
+    assert isinstance(wide, Unreadable)
+    assert wide.detail == "3 cells under 2 columns; quote them"
+    assert short == {"prompt": "a"}
+    assert len(long["chosen"]) == 200_000

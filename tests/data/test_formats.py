@@ -1,0 +1,453 @@
+"""Every layout: found from its rows, and read into the same records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdfast.data.faults import RowFault
+from holdfast.data.formats import FORMATS, detect_format, get_format
+from holdfast.errors import ConfigError, DataError
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+# name, row, prompt, chosen text, rejected text
+PREFERENCE_ROWS: list[tuple[str, dict[str, Any], list[dict[str, str]], str, str]] = [
+    ("preference_text", {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, [user("2 + 2?")], "4", "5"),
+    (
+        "preference_text",
+        {"system": "Be brief.", "prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
+        [SYSTEM, user("2 + 2?")],
+        "4",
+        "5",
+    ),
+    (
+        "preference_messages",
+        {
+            "prompt": [SYSTEM, user("2 + 2?"), assistant("3"), user("Sure?")],
+            "chosen": [assistant("4")],
+            "rejected": [assistant("5")],
+        },
+        [SYSTEM, user("2 + 2?"), assistant("3"), user("Sure?")],
+        "4",
+        "5",
+    ),
+    (
+        "preference_messages",
+        {"prompt": "2 + 2?", "chosen": [assistant("4")], "rejected": [assistant("5")]},
+        [user("2 + 2?")],
+        "4",
+        "5",
+    ),
+    (
+        "preference_implicit",
+        {
+            "chosen": [user("2 + 2?"), assistant("3"), user("Sure?"), assistant("4")],
+            "rejected": [user("2 + 2?"), assistant("3"), user("Sure?"), assistant("5")],
+        },
+        [user("2 + 2?"), assistant("3"), user("Sure?")],
+        "4",
+        "5",
+    ),
+    (  # as ultrafeedback_binarized: the prompt again as a string, the chosen side again as messages
+        "preference_implicit",
+        {
+            "prompt": "2 + 2?",
+            "prompt_id": "ab12",
+            "chosen": [user("2 + 2?"), assistant("4")],
+            "rejected": [user("2 + 2?"), assistant("5")],
+            "messages": [user("2 + 2?"), assistant("4")],
+            "score_chosen": 8.5,
+            "score_rejected": 8,
+        },
+        [user("2 + 2?")],
+        "4",
+        "5",
+    ),
+    (
+        "preference_sharegpt",
+        {
+            "conversations": [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "2 + 2?"}],
+            "chosen": {"from": "gpt", "value": "4"},
+            "rejected": {"from": "gpt", "value": "5"},
+        },
+        [SYSTEM, user("2 + 2?")],
+        "4",
+        "5",
+    ),
+    (
+        "preference_sharegpt",
+        {
+            "system": "Be brief.",
+            "conversations": [
+                {"from": "human", "value": "2 + 2?"},
+                {"from": "gpt", "value": "3"},
+                {"from": "human", "value": "Sure?"},
+            ],
+            "chosen": {"from": "gpt", "value": "4"},
+            "rejected": {"from": "gpt", "value": "5"},
+        },
+        [SYSTEM, user("2 + 2?"), assistant("3"), user("Sure?")],
+        "4",
+        "5",
+    ),
+    (
+        "preference_alpaca",
+        {"instruction": "Add.", "input": "2 + 2", "chosen": "4", "rejected": "5"},
+        [user("Add.\n2 + 2")],
+        "4",
+        "5",
+    ),
+    (
+        "hh_rlhf",
+        {
+            "chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 3\n\nHuman: Sure?\n\nThink: twice.\n\nAssistant: 4",
+            "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 3\n\nHuman: Sure?\n\nThink: twice.\n\nAssistant: 5",
+        },
+        [user("2 + 2?"), assistant("3"), user("Sure?\n\nThink: twice.")],
+        "4",
+        "5",
+    ),
+]
+
+# name, row, messages, index where the completion starts
+SFT_ROWS: list[tuple[str, dict[str, Any], list[dict[str, str]], int]] = [
+    (
+        "messages",
+        {"messages": [SYSTEM, user("2 + 2?"), assistant("3"), user("Sure?"), assistant("4")]},
+        [SYSTEM, user("2 + 2?"), assistant("3"), user("Sure?"), assistant("4")],
+        4,
+    ),
+    (
+        "sharegpt",
+        {
+            "conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}],
+            "system": "Be brief.",
+        },
+        [SYSTEM, user("2 + 2?"), assistant("4")],
+        2,
+    ),
+    ("prompt_completion", {"prompt": "2 + 2?", "completion": "4"}, [user("2 + 2?"), assistant("4")], 1),
+    (
+        "prompt_completion",
+        {"prompt": [user("2 + 2?")], "completion": [assistant("3"), user("Sure?"), assistant("4")]},
+        [user("2 + 2?"), assistant("3"), user("Sure?"), assistant("4")],
+        1,
+    ),
+    (
+        "alpaca",
+        {"instruction": "Add 2 + 2", "input": "", "output": "4"},
+        [user("Add 2 + 2"), assistant("4")],
+        1,
+    ),
+    (
+        "alpaca",
+        {"instruction": "Add", "input": "2 + 2", "output": "4"},
+        [user("Add\n2 + 2"), assistant("4")],
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "prompt", "chosen", "rejected"), PREFERENCE_ROWS)
+def test_preference_layouts(
+    name: str, row: dict[str, Any], prompt: list[dict[str, str]], chosen: str, rejected: str
+) -> None:
+    form = detect_format([row])
+    assert form.name == name
+    record = form.to_preference(row, "rows.jsonl:1")
+    assert record.prompt == prompt
+    assert (record.chosen, record.rejected) == ([assistant(chosen)], [assistant(rejected)])
+    assert record.where == "rows.jsonl:1"
+
+
+@pytest.mark.parametrize(("name", "row", "prompt", "chosen", "rejected"), PREFERENCE_ROWS)
+def test_chosen_side_as_demonstration(
+    name: str, row: dict[str, Any], prompt: list[dict[str, str]], chosen: str, rejected: str
+) -> None:
+    record = detect_format([row], "sft").to_sft(row, "rows.jsonl:1")
+    assert record.messages == [*prompt, assistant(chosen)]
+    assert record.completion_start == len(prompt)
+
+
+@pytest.mark.parametrize(("name", "row", "messages", "start"), SFT_ROWS)
+def test_sft_layouts(name: str, row: dict[str, Any], messages: list[dict[str, str]], start: int) -> None:
+    form = detect_format([row], "sft")
+    assert form.name == name
+    record = form.to_sft(row, "rows.jsonl:1")
+    assert (record.messages, record.completion_start) == (messages, start)
+    with pytest.raises(DataError, match="a preference needs two"):
+        form.to_preference(row, "rows.jsonl:1")
+
+
+def test_text_layout() -> None:
+    form = detect_format([{"text": "Once upon a time"}], "sft")
+    assert form.name == "text"
+    assert form.to_sft({"text": "Once upon a time"}, "here").text == "Once upon a time"
+
+
+def test_every_layout_has_a_test() -> None:
+    tested = {name for name, *_ in PREFERENCE_ROWS} | {name for name, *_ in SFT_ROWS} | {"text"}
+    assert tested == {form.name for form in FORMATS}
+
+
+def test_annotations_are_kept() -> None:
+    row = {
+        "prompt": "2 + 2?",
+        "chosen": "4",
+        "rejected": "5",
+        "score_chosen": 8.5,
+        "score_rejected": "7",  # a CSV cell
+        "margin": float("nan"),  # missing, as tables write it
+        "tools": '[{"name": "add"}]',  # JSON text, as columns of one type need it
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    record = get_format("preference_text").to_preference(row, "here")
+    assert (record.score_chosen, record.score_rejected, record.margin) == (8.5, 7.0, None)
+    assert record.tools == [{"name": "add"}]
+    assert record.chat_template_kwargs == {"enable_thinking": False}
+
+
+# layout, row, reason, words of the message
+FAULTS: list[tuple[str, Any, str, str]] = [
+    (
+        "preference_text",
+        {"prompt": "a", "chosen": "b"},
+        "missing_key",
+        "no 'rejected' .keys here: prompt, chosen",
+    ),
+    (
+        "preference_text",
+        {"prompt": "a", "chosen": 5, "rejected": "c"},
+        "wrong_type",
+        "'chosen'.*not a number",
+    ),
+    ("preference_text", {"prompt": "a", "chosen": None, "rejected": "c"}, "wrong_type", "'chosen'.*not null"),
+    ("preference_text", {"prompt": "a", "chosen": " ", "rejected": "c"}, "empty_completion", "'chosen'"),
+    ("preference_text", {"prompt": "a", "chosen": "c", "rejected": "c"}, "equal_pair", "same text"),
+    ("preference_text", {"prompt": "", "chosen": "b", "rejected": "c"}, "empty_prompt", "no text to answer"),
+    (
+        "preference_text",
+        {"prompt": "a\ud800", "chosen": "b", "rejected": "c"},
+        "invalid_text",
+        "'prompt'.*U.D800",
+    ),
+    ("preference_text", ["a", "b"], "wrong_type", "object of named values, not a list"),
+    (
+        "preference_text",
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"},
+        "wrong_type",
+        "'margin'",
+    ),
+    (
+        "preference_text",
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1e999},
+        "wrong_type",
+        "finite",
+    ),
+    (
+        "preference_text",
+        {"prompt": "a", "chosen": "b", "rejected": "c", "tools": "[{"},
+        "wrong_type",
+        "'tools'",
+    ),
+    (
+        "preference_text",
+        {"prompt": "a", "chosen": "b", "rejected": "c", "tools": {"a": 1}},
+        "wrong_type",
+        "a list",
+    ),
+    (
+        "preference_messages",
+        {"prompt": [user("a")], "chosen": [{"role": "critic", "content": "b"}], "rejected": [assistant("c")]},
+        "unknown_role",
+        "'chosen'.0. has the role 'critic'",
+    ),
+    (
+        "preference_messages",
+        {"prompt": [user("a")], "chosen": [{"role": "assistant"}], "rejected": [assistant("c")]},
+        "missing_key",
+        "'chosen'.0. has no 'content'",
+    ),
+    (
+        "preference_messages",
+        {"prompt": [user("a")], "chosen": ["b"], "rejected": [assistant("c")]},
+        "wrong_type",
+        "'chosen'.0. must be a message",
+    ),
+    (
+        "preference_messages",
+        {"prompt": [user("a")], "chosen": [user("b")], "rejected": [assistant("c")]},
+        "turn_order",
+        "'chosen' begins with a user turn",
+    ),
+    (
+        "preference_messages",
+        {
+            "system": "S",
+            "prompt": [SYSTEM, user("a")],
+            "chosen": [assistant("b")],
+            "rejected": [assistant("c")],
+        },
+        "turn_order",
+        "two system prompts",
+    ),
+    (
+        "preference_implicit",
+        {"chosen": [user("a"), assistant("b")], "rejected": [user("A"), assistant("c")]},
+        "turn_order",
+        "share 0 turns",
+    ),
+    (
+        "preference_implicit",
+        {
+            "chosen": [user("a"), assistant("b")],
+            "rejected": [user("a"), assistant("x"), user("d"), assistant("c")],
+        },
+        "turn_order",
+        r"'chosen' \(2 turns\) and 'rejected' \(4\) share 1 turns",
+    ),
+    (
+        "preference_implicit",
+        {"chosen": [user("a"), assistant("b")], "rejected": []},
+        "empty_completion",
+        "'rejected'",
+    ),
+    (
+        "preference_implicit",
+        {"chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("b")]},
+        "equal_pair",
+        "same text",
+    ),
+    (
+        "preference_sharegpt",
+        {
+            "conversations": [{"from": "narrator", "value": "a"}],
+            "chosen": {"from": "gpt", "value": "b"},
+            "rejected": {"from": "gpt", "value": "c"},
+        },
+        "unknown_role",
+        "known: human, gpt",
+    ),
+    (
+        "hh_rlhf",
+        {"chosen": "Yes.", "rejected": "\n\nHuman: a\n\nAssistant: b"},
+        "wrong_type",
+        "'chosen' must begin",
+    ),
+    (
+        "hh_rlhf",
+        {"chosen": "Note.\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+        "wrong_type",
+        "not with 'Note.'",
+    ),
+    (
+        "hh_rlhf",
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant:"},
+        "empty_completion",
+        "'rejected'",
+    ),
+    ("messages", {"messages": [user("a")]}, "turn_order", "user turn"),
+    ("messages", {"messages": []}, "empty_completion", "no message"),
+    (
+        "messages",
+        {"messages": [{"role": "user", "content": ["x"]}, assistant("b")]},
+        "wrong_type",
+        "not text",
+    ),
+    (
+        "messages",
+        {"messages": [{"role": "user", "content": "a", "name": "\udfff"}, assistant("b")]},
+        "invalid_text",
+        "name holds a lone surrogate",
+    ),
+    ("prompt_completion", {"prompt": "a", "completion": "\n"}, "empty_completion", "the completion"),
+    ("alpaca", {"instruction": "a"}, "missing_key", "no 'output'"),
+    ("text", {"text": ""}, "empty_completion", "'text'"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "reason", "words"), FAULTS)
+def test_faults_name_place_key_and_reason(name: str, row: Any, reason: str, words: str) -> None:
+    with pytest.raises(RowFault, match=words) as fault:
+        get_format(name, "sft").to_sft(row, "rows.jsonl:17")
+    assert fault.value.reason == reason
+    assert str(fault.value).startswith(f"rows.jsonl:17: {reason}: ")
+
+
+def test_a_row_nested_too_deeply_is_a_fault() -> None:
+    nested: list[Any] = []
+    for _ in range(5000):
+        nested = [nested]
+    row = {"messages": [{"role": "user", "content": "a", "extra": nested}, assistant("b")]}
+    with pytest.raises(RowFault, match="nested too deeply"):
+        get_format("messages", "sft").to_sft(row, "rows.jsonl:1")
+
+
+def test_content_in_text_parts_is_joined() -> None:
+    parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]
+    row = {"messages": [{"role": "user", "content": parts}, assistant("4")]}
+    assert get_format("messages", "sft").to_sft(row, "here").messages[0] == user("2 + 2?")
+
+
+def test_null_keys_of_messages_are_left_out() -> None:
+    """Arrow gives every message every key that any message has."""
+    row = {"messages": [{"role": "user", "content": "a", "name": None}, assistant("b") | {"name": None}]}
+    assert get_format("messages", "sft").to_sft(row, "here").messages == [user("a"), assistant("b")]
+
+
+def test_malformed_rows_do_not_vote() -> None:
+    good = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    assert detect_format([{"chosen": 1}, [], None, {"text": "x"}, good]).name == "preference_text"
+
+
+def test_the_layout_of_most_rows_is_taken() -> None:
+    text = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    alpaca = {"instruction": "a", "chosen": "b", "rejected": "c"}
+    assert detect_format([alpaca, text, text, alpaca, text]).name == "preference_text"
+    assert detect_format([alpaca, text, alpaca]).name == "preference_alpaca"
+    assert detect_format([text, text, alpaca]).name == "preference_text"
+
+
+def test_right_keys_with_wrong_values_are_the_rows_fault() -> None:
+    form = detect_format([{"prompt": "a", "chosen": None, "rejected": "c"}])
+    assert form.name == "preference_text"
+
+
+def test_unknown_layout_lists_what_was_found_and_what_is_known() -> None:
+    with pytest.raises(DataError) as error:
+        detect_format([{"prompt": "a", "chosen": "b"}], source="rows.jsonl")
+    message = str(error.value)
+    assert message.startswith("rows.jsonl: no known layout of preference rows")
+    assert "keys found: prompt (a string), chosen (a string)" in message
+    assert "nearest: 'preference_text', but there is no 'rejected'" in message
+    assert all(form.name in message for form in FORMATS if form.kind == "preference")
+
+
+def test_demonstrations_are_no_preferences() -> None:
+    with pytest.raises(DataError, match="'messages' rows, which hold one completion"):
+        detect_format([{"messages": [user("a"), assistant("b")]}])
+    with pytest.raises(ConfigError, match="hold one completion"):
+        get_format("messages", "preference")
+
+
+def test_no_objects_at_all() -> None:
+    with pytest.raises(DataError, match="must be objects of named values, not a string"):
+        detect_format(["a", "b"])
+    with pytest.raises(DataError, match="no rows"):
+        detect_format([])
+
+
+def test_a_misspelt_layout_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'preference_text'"):
+        get_format("preference_texts")
