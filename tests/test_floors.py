@@ -81,7 +81,9 @@ def test_objectives_import_torch_only() -> None:
                 names = [node.module or ""]
             for name in names:
                 top = name.split(".")[0]
-                assert top not in {"transformers", "peft", "accelerate", "datasets", "numpy"}, f"{file}: {name}"
+                assert top not in {"transformers", "peft", "accelerate", "datasets", "numpy"}, (
+                    f"{file}: {name}"
+                )
 
 
 def test_package_root_only_names_things() -> None:

@@ -36,7 +36,11 @@ def test_slime_recipes_hold_the_papers_settings() -> None:
         assert (config.sft["learning_rate"], config.sft["num_train_epochs"]) == (rate, 3)
         assert (config.align["learning_rate"], config.align["num_train_epochs"]) == (5e-7, 1)
         for stage in (config.sft, config.align):
-            assert (stage["lr_scheduler_type"], stage["warmup_steps"], stage["max_grad_norm"]) == ("linear", 0, 0.0)
+            assert (stage["lr_scheduler_type"], stage["warmup_steps"], stage["max_grad_norm"]) == (
+                "linear",
+                0,
+                0.0,
+            )
             assert (stage["per_device_train_batch_size"], stage["gradient_accumulation_steps"]) == (8, 2)
         objective = config.align["objective"]
         assert objective["anchor_weight"] == objective["stabilizer_weight"] == 0.1

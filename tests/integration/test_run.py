@@ -48,7 +48,7 @@ def test_both_stages_from_scratch(tmp_path: Path) -> None:
     assert record["config"]["align"]["objective"]["hard_margin"] == 1.5
     assert record["environment"]["versions"].keys() >= {"python", "torch", "transformers", "holdfast"}
     held_out = record["stages"]["align"]["held_out"]
-    assert [change["name"] for change in held_out["changes"]][0] == "chosen log-prob"
+    assert held_out["changes"][0]["name"] == "chosen log-prob"
     assert all(change["pairs"] == sides["held_out"]["rows"] for change in held_out["changes"])
     assert any("likely" in line for line in record["verdicts"])
     assert held_out["changes"][0]["sentence"] in said
@@ -58,7 +58,10 @@ def test_both_stages_from_scratch(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "final")
     tokenizer = AutoTokenizer.from_pretrained(folder / "final")
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "the tide?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        [{"role": "user", "content": "the tide?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
     )
     assert model.generate(**prompt, max_new_tokens=4).shape[1] > prompt["input_ids"].shape[1]
 
@@ -117,7 +120,12 @@ def test_lenient_runs_on_the_good_rows_and_keeps_the_bad(tmp_path: Path) -> None
 
 def holdfast(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "holdfast", *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "holdfast", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 

@@ -38,7 +38,9 @@ def test_paper_settings_train_projections_and_head(family: str, tied: bool) -> N
     peft_model = attach_adapter(model, lora_config(model))
     config = peft_model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (64, 128, 0.0)
-    assert set(config.target_modules) == set("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())
+    assert set(config.target_modules) == set(
+        "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    )
     assert is_tied(causal_lm_of(peft_model)) is tied
     trained = {name for name, p in peft_model.named_parameters() if p.requires_grad}
     assert any("lora_A" in name for name in trained)
@@ -98,9 +100,16 @@ def test_vision_language_checkpoint_is_trained_in_its_text_part_only() -> None:
     """Gemma 3 4B ships so; text-only rows need neither images nor token types."""
     text = tiny_config("gemma3", VOCAB)
     vision = SiglipVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
     )
-    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_id=VOCAB - 1)
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_id=VOCAB - 1
+    )
     model = Gemma3ForConditionalGeneration(config)
     peft_model = attach_adapter(model, lora_config(model, rank=4))
     trained = [name for name, p in peft_model.named_parameters() if p.requires_grad]

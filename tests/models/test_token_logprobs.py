@@ -93,7 +93,9 @@ def per_pair(logps: Tensor, batch: Batch) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def loss_and_gradients(model: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_and_gradients(
+    model: nn.Module, pairs: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """A loss that weighs every token differently, so that no mistake can cancel out."""
     loss = sum(
         (c * torch.linspace(0.5, 1.5, len(c), dtype=c.dtype)).sum()
@@ -107,18 +109,24 @@ def loss_and_gradients(model: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> 
     return loss.detach(), gradients
 
 
-def assert_same(a: tuple[Tensor, dict[str, Tensor]], b: tuple[Tensor, dict[str, Tensor]], tolerance: float) -> None:
+def assert_same(
+    a: tuple[Tensor, dict[str, Tensor]], b: tuple[Tensor, dict[str, Tensor]], tolerance: float
+) -> None:
     torch.testing.assert_close(a[0], b[0], rtol=tolerance, atol=tolerance)
     assert a[1].keys() == b[1].keys()
     for name in a[1]:
         scale = b[1][name].abs().max().clamp(min=1.0)
-        torch.testing.assert_close(a[1][name] / scale, b[1][name] / scale, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            a[1][name] / scale, b[1][name] / scale, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("shared_prefix", [True, False])
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_loss_and_gradients_equal_the_concatenated_form(family: str, adapter: bool, shared_prefix: bool) -> None:
+def test_loss_and_gradients_equal_the_concatenated_form(
+    family: str, adapter: bool, shared_prefix: bool
+) -> None:
     model = build(family, adapter)
     rows = examples(LENGTHS)
     batch = PairCollator(0, shared_prefix=shared_prefix)(rows)
@@ -152,7 +160,9 @@ def test_sliding_windows_count_positions_not_rows() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(
-    lengths=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4),
+    lengths=st.lists(
+        st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4
+    ),
     family=st.sampled_from(FAMILIES),
 )
 def test_any_lengths(lengths: list[tuple[int, int, int]], family: str) -> None:
@@ -161,7 +171,9 @@ def test_any_lengths(lengths: list[tuple[int, int, int]], family: str) -> None:
     shared, plain = PairCollator(0)(rows), PairCollator(0, shared_prefix=False)(rows)
     with torch.no_grad():
         for a, b in zip(
-            per_pair(token_logprobs(model, shared), shared), per_pair(token_logprobs(model, plain), plain), strict=True
+            per_pair(token_logprobs(model, shared), shared),
+            per_pair(token_logprobs(model, plain), plain),
+            strict=True,
         ):
             torch.testing.assert_close(a[0], b[0], rtol=1e-10, atol=1e-10)
             torch.testing.assert_close(a[1], b[1], rtol=1e-10, atol=1e-10)
@@ -200,7 +212,11 @@ def test_generation_and_plain_calls_stay_as_they_were() -> None:
     install_logprob_forward(taught)  # twice is once
     ids = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(plain(ids).logits, taught(ids).logits, rtol=0, atol=0)
-    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    options: dict[str, Any] = {
+        "max_new_tokens": 5,
+        "do_sample": False,
+        "attention_mask": torch.ones_like(ids),
+    }
     assert torch.equal(plain.eval().generate(ids, **options), taught.eval().generate(ids, **options))
 
 

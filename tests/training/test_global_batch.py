@@ -22,7 +22,9 @@ class Gradients(TrainerCallback):
     def __init__(self) -> None:
         self.steps: list[dict[str, Tensor]] = []
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
 
@@ -40,7 +42,9 @@ def run(trainer_class: Any, config_class: Any, model: Any, tokenizer: Any, **set
 
 
 @pytest.mark.parametrize("cut", CUTS[1:], ids=str)
-@pytest.mark.parametrize("objective", ["slime", {"name": "slime", "stabilizer_reduction": "sequence"}, "dpo", "orpo"])
+@pytest.mark.parametrize(
+    "objective", ["slime", {"name": "slime", "stabilizer_reduction": "sequence"}, "dpo", "orpo"]
+)
 def test_preference_gradients(
     objective: Any, cut: tuple[int, int], model_of: Any, tokenizer: Any, arguments: dict[str, Any]
 ) -> None:
@@ -82,11 +86,15 @@ def test_supervised_gradients(
 
     found, expected = cut_into(*cut), cut_into(*CUTS[0])
     if objective != "nll":
-        assert 0.1 < expected[2]["tokens/kept"] < 0.9, "the threshold keeps all or nothing: the test could not fail"
+        assert 0.1 < expected[2]["tokens/kept"] < 0.9, (
+            "the threshold keeps all or nothing: the test could not fail"
+        )
     _assert_same(found, expected)
 
 
-def test_kept_normalisation_divides_by_kept_tokens(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
+def test_kept_normalisation_divides_by_kept_tokens(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
     """`kept` and `all` differ by exactly the share of tokens kept."""
 
     def gradients(normalize: str) -> Any:

@@ -84,14 +84,25 @@ def test_metrics_have_the_names_the_ecosystem_knows(
     trainer.train()
     first, second = trainer.state.log_history[:2]
     assert first.keys() >= NAMES
-    assert first["loss"] == pytest.approx(first["loss/anchor"] + first["loss/stabilizer"] + first["loss/margin"])
-    assert first["rewards/margins"] == pytest.approx(first["rewards/chosen"] - first["rewards/rejected"], abs=1e-5)
+    assert first["loss"] == pytest.approx(
+        first["loss/anchor"] + first["loss/stabilizer"] + first["loss/margin"]
+    )
+    assert first["rewards/margins"] == pytest.approx(
+        first["rewards/chosen"] - first["rewards/rejected"], abs=1e-5
+    )
     assert 0 < first["num_tokens"] < second["num_tokens"]
     evaluated = trainer.evaluate()
-    assert {"eval_loss", "eval_loss/anchor", "eval_logps/chosen", "eval_rewards/accuracies"} <= evaluated.keys()
+    assert {
+        "eval_loss",
+        "eval_loss/anchor",
+        "eval_logps/chosen",
+        "eval_rewards/accuracies",
+    } <= evaluated.keys()
 
 
-def test_evaluation_does_not_depend_on_its_batches(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
+def test_evaluation_does_not_depend_on_its_batches(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
     def evaluate(size: int) -> dict[str, float]:
         trainer = PreferenceTrainer(
             model=model_of(),
@@ -161,7 +172,9 @@ def test_lora_trains_and_final_is_what_was_trained(
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         expected = trainer.model(input_ids=ids).logits
-    save_final(trainer.model, tokenizer, tmp_path / "final", stop_token_ids=trainer.prepared["train"].end_tokens)
+    save_final(
+        trainer.model, tokenizer, tmp_path / "final", stop_token_ids=trainer.prepared["train"].end_tokens
+    )
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "final").eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(ids).logits, expected, rtol=1e-5, atol=1e-5)
@@ -199,7 +212,9 @@ def test_half_precision_without_mixed_precision_is_an_error(
         )
 
 
-def test_model_and_tokenizer_by_folder(model_of: Any, tokenizer: Any, arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_model_and_tokenizer_by_folder(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any], tmp_path: Path
+) -> None:
     save_final(model_of(), tokenizer, tmp_path / "base")
     trainer = PreferenceTrainer(
         model=str(tmp_path / "base"),
@@ -210,7 +225,7 @@ def test_model_and_tokenizer_by_folder(model_of: Any, tokenizer: Any, arguments:
     assert trainer.state.global_step == 1
 
 
-@pytest.mark.parametrize("objective", [n for n in ("cpo", "cpo_simpo", "ipo", "orpo", "sft", "simpo", "slic")])
+@pytest.mark.parametrize("objective", ("cpo", "cpo_simpo", "ipo", "orpo", "sft", "simpo", "slic"))
 def test_every_pair_objective_trains(
     objective: str, model_of: Any, tokenizer: Any, arguments: dict[str, Any]
 ) -> None:
@@ -238,7 +253,9 @@ def test_faults_are_named(model_of: Any, tokenizer: Any, arguments: dict[str, An
         build(train_dataset=[rows(1)[0], {**rows(2)[1], "chosen": "  "}])
     with pytest.raises(DataError, match="rejected"):
         build(train_dataset=[{k: v for k, v in rows(1)[0].items() if k != "rejected"}])
-    bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>")
+    bare = type(tokenizer)(
+        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>"
+    )
     with pytest.raises(DataError, match="chat template"):
         build(processing_class=bare)
     with pytest.raises(ModelError, match="embeds"):
@@ -257,7 +274,9 @@ def _shrunken(model_of: Any) -> Any:
     return model
 
 
-def test_objective_instances_are_taken_as_they_are(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
+def test_objective_instances_are_taken_as_they_are(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
     objective = get_objective("slime", hard_margin=1.2)
     args = PreferenceConfig(objective=objective, **arguments)
     assert isinstance(args.objective, Objective)
@@ -304,8 +323,14 @@ def test_training_agrees_with_trl(
         model=model_of(),
         ref_model=model_of(),
         args=DPOConfig(
-            beta=0.1, loss_type=theirs, max_length=None, bf16=False, gradient_checkpointing=False, report_to="none",
-            **shared, **settings,
+            beta=0.1,
+            loss_type=theirs,
+            max_length=None,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            **shared,
+            **settings,
         ),
         train_dataset=datasets.Dataset.from_list(conversations),
         processing_class=tokenizer,

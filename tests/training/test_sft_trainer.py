@@ -15,9 +15,14 @@ from tests.training.conftest import rows
 DEMONSTRATIONS = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows(12)]
 
 
-def build(model: Any, tokenizer: Any, arguments: dict[str, Any], dataset: Any = DEMONSTRATIONS, **settings: Any) -> Any:
+def build(
+    model: Any, tokenizer: Any, arguments: dict[str, Any], dataset: Any = DEMONSTRATIONS, **settings: Any
+) -> Any:
     return SFTTrainer(
-        model=model, args=SFTConfig(**settings, **arguments), train_dataset=dataset, processing_class=tokenizer
+        model=model,
+        args=SFTConfig(**settings, **arguments),
+        train_dataset=dataset,
+        processing_class=tokenizer,
     )
 
 
@@ -57,7 +62,10 @@ def test_chosen_side_of_preference_rows(model_of: Any, tokenizer: Any, arguments
     from_pairs = build(model_of(), tokenizer, arguments, dataset=rows(12))
     from_rows = build(model_of(), tokenizer, arguments)
     columns = ["input_ids", "completion_mask"]
-    assert from_pairs.train_dataset.select_columns(columns)[:] == from_rows.train_dataset.select_columns(columns)[:]
+    assert (
+        from_pairs.train_dataset.select_columns(columns)[:]
+        == from_rows.train_dataset.select_columns(columns)[:]
+    )
 
 
 def test_all_turns_of_a_conversation(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
@@ -79,7 +87,9 @@ def test_faults_are_named(model_of: Any, tokenizer: Any, arguments: dict[str, An
         SFTConfig(objective="slime", **arguments)
 
 
-def test_lenient_trains_on_exactly_the_good_rows(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
+def test_lenient_trains_on_exactly_the_good_rows(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
     bad = [DEMONSTRATIONS[0], {"prompt": "x", "completion": " "}, DEMONSTRATIONS[1]]
     trainer = build(model_of(), tokenizer, arguments, dataset=bad, validation="lenient")
     assert len(trainer.train_dataset) == 2

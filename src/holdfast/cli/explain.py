@@ -32,7 +32,9 @@ def _print_list(console: Console) -> None:
         for column in ("name", "what it does", "reference"):
             table.add_column(column)
         for name in list_objectives(kind):
-            table.add_row(name, explain(name).title, "needed" if objective_class(name).needs_reference else "")
+            table.add_row(
+                name, explain(name).title, "needed" if objective_class(name).needs_reference else ""
+            )
         console.print(table)
         console.print()
     console.print("holdfast explain NAME tells the rest.")

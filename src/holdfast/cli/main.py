@@ -23,7 +23,8 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override a key: align.learning_rate=1.0e-6")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override a key: align.learning_rate=1.0e-6"),
 ]
 
 
@@ -45,9 +46,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of rows, training and sampling.")] = 0,
 ) -> None:
     """Two minutes, no network: SLIME beside DPO, SimPO and SFT in the tiny world."""
-    from holdfast.cli.demo import run_demo
+    from holdfast.cli.demo import show_demo
 
-    run_demo(output_dir, seed)
+    show_demo(output_dir, seed)
 
 
 @app.command()

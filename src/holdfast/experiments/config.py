@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.objectives.registry import objective_spec, resolve_objective
@@ -215,7 +223,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"'{override}' is not an override; write key=value, as in align.learning_rate=1.0e-6")
+        raise ConfigError(
+            f"'{override}' is not an override; write key=value, as in align.learning_rate=1.0e-6"
+        )
     node = raw
     for depth, key in enumerate(keys[:-1]):
         child = node.get(key)
@@ -245,5 +255,7 @@ def _keys_at(location: Sequence[str]) -> list[str]:
     for key in location:
         annotation = section.model_fields[key].annotation
         options = getattr(annotation, "__args__", (annotation,))
-        section = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        section = next(
+            option for option in options if isinstance(option, type) and issubclass(option, BaseModel)
+        )
     return list(section.model_fields)

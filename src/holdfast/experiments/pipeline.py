@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import ProgressCallback
+from transformers import PrinterCallback, ProgressCallback
 
 from holdfast.data.faults import Problem
 from holdfast.data.records import PreferenceRecord, Record, SFTRecord
@@ -31,7 +31,6 @@ from holdfast.errors import ConfigError, DataError
 from holdfast.experiments.config import RunConfig
 from holdfast.experiments.record import environment, folder_digest, write_record
 from holdfast.experiments.verdict import as_record, changes, verdict
-from holdfast.models.adapters import lora_config
 from holdfast.models.export import save_final
 from holdfast.models.loading import DTYPES, load_tokenizer
 from holdfast.models.tiny import tiny_bpe_tokenizer, tiny_model
@@ -127,7 +126,9 @@ def read_splits(config: RunConfig) -> Splits:
     sides: dict[str, list[Any]] = split_by_prompt(records, shares, config.seed)
     for name, share in shares.items():
         if share and not sides[name] and name != "held_out":
-            raise DataError(f"{data.source}: no row falls on the {name} side (a share of {share:g} of {len(records)})")
+            raise DataError(
+                f"{data.source}: no row falls on the {name} side (a share of {share:g} of {len(records)})"
+            )
     return Splits(
         sft=[_demonstration(record) for record in sides.get("sft", [])],
         align=sides.get("align", []),
@@ -162,7 +163,9 @@ def claim_folder(folder: Path, overwrite: bool, say: Say) -> None:
     """Make the run folder, or move the one that is there aside if asked to."""
     if (folder / "run.json").exists() or (folder / "final").exists():
         if not overwrite:
-            raise ConfigError(f"'{folder}' holds a run already: choose another output_dir, or pass --overwrite")
+            raise ConfigError(
+                f"'{folder}' holds a run already: choose another output_dir, or pass --overwrite"
+            )
         number = 1
         while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
             number += 1
@@ -270,8 +273,9 @@ def _model_arguments(config: RunConfig, start: str, folder: Path, stage: str) ->
 
 
 def _train(trainer: LeanTrainer, stage: str) -> dict[str, Any]:
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.pop_callback(printing)
     if not trainer.args.disable_tqdm:
-        trainer.pop_callback(ProgressCallback)
         trainer.add_callback(ProgressLine(stage))
     output = trainer.train()
     return {

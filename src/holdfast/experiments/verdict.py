@@ -37,7 +37,9 @@ class Change:
         if self.low is None or self.high is None:
             return f"{text}; {self.pairs} held-out pairs, too few for an interval)"
         clear = "" if self.low > 0 or self.high < 0 else "; no clear change"
-        return f"{text}, 95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.pairs} held-out pairs{clear})"
+        return (
+            f"{text}, 95 % interval {self.low:+.3f} to {self.high:+.3f}, {self.pairs} held-out pairs{clear})"
+        )
 
 
 def changes(before: PairScores, after: PairScores, seed: int = 0) -> list[Change]:
@@ -73,7 +75,9 @@ def verdict(measured: list[Change]) -> list[str]:
     else:
         lines.append("No clear change in how likely the chosen answers are.")
     if collapsed.low is not None and collapsed.low > 0.01:
-        lines.append("Rejected tokens are collapsing: their probability falls below 1e-4 more often than before.")
+        lines.append(
+            "Rejected tokens are collapsing: their probability falls below 1e-4 more often than before."
+        )
     return lines
 
 

@@ -38,7 +38,9 @@ def lora_config(
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in PROJECTIONS
     ]
     if not inside:
-        raise ModelError(f"{type(model).__name__} has none of the projections LoRA is put on: pass your own LoraConfig")
+        raise ModelError(
+            f"{type(model).__name__} has none of the projections LoRA is put on: pass your own LoraConfig"
+        )
     if _has_other_towers(model, decoder):  # a vision tower has projections of the same names
         targets = [f"{prefix}.{name}" for name in inside]
     else:
@@ -111,7 +113,9 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     drift = divergence(before, probe_logprobs(merged))
     tolerance = 1e-4 if merged.dtype in (torch.float32, torch.float64) else 0.05
     if not drift <= tolerance:
-        raise ModelError(f"the merged model diverges from the trained one by {drift:.3g} nats a token: not saved")
+        raise ModelError(
+            f"the merged model diverges from the trained one by {drift:.3g} nats a token: not saved"
+        )
     return merged
 
 

@@ -83,7 +83,9 @@ def main_dtype(model: nn.Module) -> torch.dtype:
     return sizes.most_common(1)[0][0]
 
 
-def _set_stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
+def _set_stop_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]
+) -> None:
     """Without this a base model with an instruct template would never stop at the end of its turn."""
     config = model.generation_config
     if config is None:
@@ -100,8 +102,12 @@ def _require_same(model: PreTrainedModel, folder: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=False)
     expected, found = model.state_dict(), loaded.state_dict()
     if expected.keys() != found.keys():
-        raise ModelError(f"the saved model has other weights than the trained one: {expected.keys() ^ found.keys()}")
-    different = [name for name, tensor in expected.items() if not torch.equal(tensor.cpu(), found[name].cpu())]
+        raise ModelError(
+            f"the saved model has other weights than the trained one: {expected.keys() ^ found.keys()}"
+        )
+    different = [
+        name for name, tensor in expected.items() if not torch.equal(tensor.cpu(), found[name].cpu())
+    ]
     if different:
         raise ModelError(f"the saved model differs from the trained one in {', '.join(different[:5])}")
     if is_tied(model) != is_tied(loaded):

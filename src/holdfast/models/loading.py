@@ -84,15 +84,14 @@ def read_chat_template(source: str) -> str:
     return str(template)
 
 
-
-
 def _require_source(name: str) -> None:
     path = Path(name).expanduser()
     if path.exists() or (name.count("/") <= 1 and not name.startswith((".", "/", "~"))):
         return
     parent = path.parent
     raise ModelError(
-        f"no model folder '{name}'" + ("" if parent.is_dir() else f" (its parent '{parent}' does not exist either)")
+        f"no model folder '{name}'"
+        + ("" if parent.is_dir() else f" (its parent '{parent}' does not exist either)")
     )
 
 

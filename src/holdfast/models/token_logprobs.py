@@ -46,7 +46,9 @@ def install_logprob_forward(model: nn.Module) -> None:
     causal_lm = causal_lm_of(model)
     head = causal_lm.get_output_embeddings()
     if head is None:
-        raise ModelError(f"{type(causal_lm).__name__} has no LM head; load the model with AutoModelForCausalLM")
+        raise ModelError(
+            f"{type(causal_lm).__name__} has no LM head; load the model with AutoModelForCausalLM"
+        )
     if isinstance(head, BaseTunerLayer) or isinstance(getattr(head, "original_module", None), BaseTunerLayer):
         raise ModelError(
             "the LM head is a LoRA target: on a tied head the merged model has wrong logits. Take it out of "
@@ -176,7 +178,9 @@ def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardChe
         logits = model(input_ids=plain["input_ids"], use_cache=False).logits
         theirs = logits.flatten(0, 1)[plain["score_index"]].double().log_softmax(-1)
         theirs = theirs.gather(-1, plain["target_ids"][:, None])[:, 0]
-        rounded = ours.dtype != logits.dtype or torch.is_autocast_enabled(device.type)  # half precision somewhere
+        rounded = ours.dtype != logits.dtype or torch.is_autocast_enabled(
+            device.type
+        )  # half precision somewhere
         tolerance = 0.1 if rounded else 1e-3
         if not torch.allclose(ours.double(), theirs, atol=tolerance, rtol=tolerance):
             raise ModelError(
@@ -199,7 +203,9 @@ def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardChe
             )
             for side in ("chosen_slots", "rejected_slots")
         )
-        return ForwardCheck(matches, "" if matches else "the architecture does not honour a shared-prefix mask")
+        return ForwardCheck(
+            matches, "" if matches else "the architecture does not honour a shared-prefix mask"
+        )
     finally:
         model.train(was_training)
 
@@ -207,7 +213,9 @@ def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardChe
 def _mask_backend(causal_lm: PreTrainedModel) -> str:
     """Why the model's attention backend cannot take a mask of ours, or an empty string."""
     backend = causal_lm.config.get_text_config()._attn_implementation
-    return "" if backend in MASK_BACKENDS else f"attention backend '{backend}' takes no mask of ours (use sdpa)"
+    return (
+        "" if backend in MASK_BACKENDS else f"attention backend '{backend}' takes no mask of ours (use sdpa)"
+    )
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

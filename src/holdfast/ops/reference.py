@@ -18,9 +18,9 @@ def linear_logprob_reference(
 ) -> Tensor:
     """`log_softmax(cap(logit_scale · (hidden @ weight.T + bias)))[targets]`.
 
-    `cap(z) = softcap · tanh(z / softcap)`. Scale, then cap: Cohere multiplies its logits by `logit_scale`,
-    Granite divides by `logits_scaling`, Gemma 2 caps at `final_logit_softcapping`, and each acts on the head's
-    output in the head's own dtype. The softmax is float32, or float64 for float64 inputs.
+    `cap(z) = softcap · tanh(z / softcap)`. Cohere multiplies its logits by `logit_scale`, Granite divides by
+    `logits_scaling`, Gemma 2 caps at `final_logit_softcapping`: each in the head's own dtype, and the scale
+    before the cap. The softmax is float32, or float64 for float64 inputs.
 
     Args:
         hidden: (tokens, hidden).

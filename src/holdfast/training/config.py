@@ -51,7 +51,8 @@ class LeanConfig(TrainingArguments):
     # A filtered NaN is a hidden NaN, and the filter reads the loss from the device at every micro-step.
     logging_nan_inf_filter: bool = False
     remove_unused_columns: bool | None = False
-    report_to: None | str | list[str] = "none"
+    report_to: str | list[str] | None = "none"
+    disable_tqdm: bool | None = False
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self) -> None:
@@ -59,7 +60,9 @@ class LeanConfig(TrainingArguments):
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bfloat16()
         super().__post_init__()
         if self.max_length < 2:
-            raise ConfigError(f"max_length is {self.max_length}; a row needs a prompt token and a completion token")
+            raise ConfigError(
+                f"max_length is {self.max_length}; a row needs a prompt token and a completion token"
+            )
         self.objective = resolve_objective(self.objective)
         if self.objective.kind != self.objective_kind:
             raise ConfigError(

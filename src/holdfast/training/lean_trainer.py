@@ -99,7 +99,9 @@ class LeanTrainer(Trainer):
         loss = micro.loss / num_items_in_batch[0].to(micro.loss.dtype) * self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
 
-    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | None = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
         """As the Trainer's; after the last micro-batch, divide by the kept tokens where that is the divisor."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.divides_by_kept:
@@ -131,7 +133,11 @@ class LeanTrainer(Trainer):
         super().log(logs, start_time)
 
     def prediction_step(
-        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, None, None]:
         """Measure one evaluation batch; the sums are read once, at the end of the loop."""
         inputs = self._prepare_inputs(inputs)

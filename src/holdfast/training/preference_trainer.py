@@ -21,6 +21,7 @@ from holdfast.training.metrics import wide
 from holdfast.training.preparation import Prepared, prepare_model, prepare_pairs, prepare_tokenizer
 from holdfast.training.reference import add_reference_logps
 from holdfast.training.scoring import COLLAPSED, take
+
 logger = logging.getLogger(__name__)
 
 
@@ -106,7 +107,9 @@ class PreferenceTrainer(LeanTrainer):
         return MicroBatch(terms.loss.sum(), count, pair_metrics(pairs, terms, batch["num_tokens"]))
 
 
-def pair_logps(logps: Tensor, batch: Batch, rejected_tokens_per_pair: Tensor | float | None = None) -> PairLogps:
+def pair_logps(
+    logps: Tensor, batch: Batch, rejected_tokens_per_pair: Tensor | float | None = None
+) -> PairLogps:
     """Sort a batch's scored tokens (tokens,) into (pairs, time), chosen and rejected."""
     chosen, chosen_mask = take(logps, batch["chosen_slots"])
     rejected, rejected_mask = take(logps, batch["rejected_slots"])
@@ -122,7 +125,9 @@ def pair_logps(logps: Tensor, batch: Batch, rejected_tokens_per_pair: Tensor | f
 
 
 @torch.no_grad()
-def pair_metrics(pairs: PairLogps, terms: ObjectiveTerms, num_tokens: Tensor) -> dict[str, tuple[Tensor, Any]]:
+def pair_metrics(
+    pairs: PairLogps, terms: ObjectiveTerms, num_tokens: Tensor
+) -> dict[str, tuple[Tensor, Any]]:
     """Sums and counts of everything logged for pairs; names as in `PreferenceTrainer`'s docstring."""
     count = terms.loss.shape[0]
     margins = terms.rewards_chosen - terms.rewards_rejected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ def prepare_pairs(source: Any, tokenizer: PreTrainedTokenizerBase, args: Prefere
     encoded, lengths = encode_pairs(
         records, tokenizer, _length_rule(args), append_eos=args.append_eos, problems=problems
     )
-    columns = {key: [getattr(pair, key) for pair in encoded] for key in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    columns = {
+        key: [getattr(pair, key) for pair in encoded] for key in ("prompt_ids", "chosen_ids", "rejected_ids")
+    }
     completions = [*columns["chosen_ids"], *columns["rejected_ids"]]
     return _prepared(columns, encoded, _refuse(report, problems, args), lengths, completions)
 
@@ -110,7 +112,9 @@ def prepare_tokenizer(
             raise ConfigError("the model does not say where its tokenizer is: pass `processing_class`")
         processing_class = str(name)
     if isinstance(processing_class, str):
-        return load_tokenizer(processing_class, revision=args.model_revision, chat_template=args.chat_template)
+        return load_tokenizer(
+            processing_class, revision=args.model_revision, chat_template=args.chat_template
+        )
     if args.chat_template is not None:
         processing_class.chat_template = read_chat_template(args.chat_template)
     if processing_class.pad_token_id is None:
@@ -134,12 +138,16 @@ def prepare_model(
     """
     mixed = bool(args.bf16 or args.fp16)
     if isinstance(model, str | Path):
-        return prepare_model(_load(str(model), args, peft_config is None or not mixed), args, peft_config, prepared)
+        return prepare_model(
+            _load(str(model), args, peft_config is None or not mixed), args, peft_config, prepared
+        )
     trained: nn.Module = model
     _require_fit(causal_lm_of(model), args, prepared)
     if peft_config is not None:
         if isinstance(model, PeftModel):
-            raise ConfigError("the model has an adapter already: leave out `peft_config` to go on training that one")
+            raise ConfigError(
+                "the model has an adapter already: leave out `peft_config` to go on training that one"
+            )
         if isinstance(peft_config, Mapping):
             peft_config = lora_config(model, **peft_config)
         if not isinstance(peft_config, LoraConfig):
@@ -147,7 +155,9 @@ def prepare_model(
         trained = attach_adapter(model, peft_config)
     _trained_weights_to_float32(trained)
     if not mixed and any(p.dtype in (torch.float16, torch.bfloat16) for p in trained.parameters()):
-        raise ModelError("the model's frozen weights are half precision: set bf16=True, or load it in float32")
+        raise ModelError(
+            "the model's frozen weights are half precision: set bf16=True, or load it in float32"
+        )
     return trained
 
 
@@ -173,7 +183,9 @@ def _trained_weights_to_float32(model: nn.Module) -> None:
     """A bfloat16 weight swallows the small updates of fine-tuning; mixed precision keeps float32 weights."""
     half = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.float16, torch.bfloat16)]
     if half:
-        logger.warning("%d trained tensors are half precision; they are kept in float32 while training", len(half))
+        logger.warning(
+            "%d trained tensors are half precision; they are kept in float32 while training", len(half)
+        )
         for parameter in half:
             parameter.data = parameter.data.float()
 

@@ -30,7 +30,11 @@ class ProgressLine(TrainerCallback):
         """Open the bar."""
         if state.is_world_process_zero:
             self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=self.description, dynamic_ncols=True, leave=True
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=self.description,
+                dynamic_ncols=True,
+                leave=True,
             )
 
     def on_step_end(

@@ -57,7 +57,9 @@ def score_pairs(trainer: PreferenceTrainer, dataset: Any, description: str) -> P
     model.eval()
     done = 0
     with accelerator.autocast():
-        for batch in tqdm(loader, desc=description, disable=rank > 0 or trainer.args.disable_tqdm, leave=False):
+        for batch in tqdm(
+            loader, desc=description, disable=rank > 0 or trainer.args.disable_tqdm, leave=False
+        ):
             logps = token_logprobs(model, trainer._prepare_inputs(batch)).double().cpu()
             chosen, chosen_mask = take(logps, batch["chosen_slots"].cpu())
             rejected, rejected_mask = take(logps, batch["rejected_slots"].cpu())
