@@ -49,7 +49,8 @@ def imports_of(file: Path) -> set[str]:
             assert node.level == 0, f"{file}: relative import; name the module in full"
             module = node.module or ""
             names = [module] if module != "holdfast" else [f"holdfast.{a.name}" for a in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("holdfast.")}
+        inside = {name.split(".")[1] for name in names if name.startswith("holdfast.")}
+        found |= {name for name in inside if name != "__version__"}
     return found
 
 

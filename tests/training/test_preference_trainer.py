@@ -225,7 +225,7 @@ def test_model_and_tokenizer_by_folder(
     assert trainer.state.global_step == 1
 
 
-@pytest.mark.parametrize("objective", ("cpo", "cpo_simpo", "ipo", "orpo", "sft", "simpo", "slic"))
+@pytest.mark.parametrize("objective", ["cpo", "cpo_simpo", "ipo", "orpo", "sft", "simpo", "slic"])
 def test_every_pair_objective_trains(
     objective: str, model_of: Any, tokenizer: Any, arguments: dict[str, Any]
 ) -> None:
