@@ -94,9 +94,9 @@ def cpu_name() -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--vocab", type=int, nargs="+", default=[8192, 32768, 262144])
+    parser.add_argument("--vocab", type=int, nargs="+", default=[8192, 65536, 262144])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--head", nargs="+", choices=["trained", "frozen"], default=["trained", "frozen"])
     parser.add_argument("--device", default="cpu")

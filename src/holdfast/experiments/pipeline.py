@@ -104,7 +104,7 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
         held_out = record["stages"]["align"]["held_out"]
         for line in [change["sentence"] for change in held_out["changes"]] + held_out["verdict"]:
             say(line)
-        record["verdicts"] = [*held_out["verdict"], *(change["sentence"] for change in held_out["changes"])]
+        record["verdicts"] = held_out["verdict"]
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     publish()
     say(f"trained model: {folder / 'final'}")

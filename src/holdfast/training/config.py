@@ -48,6 +48,7 @@ class LeanConfig(TrainingArguments):
 
     bf16: bool | None = None
     logging_steps: float = 10
+    logging_first_step: bool = True
     # A filtered NaN is a hidden NaN, and the filter reads the loss from the device at every micro-step.
     logging_nan_inf_filter: bool = False
     remove_unused_columns: bool | None = False
