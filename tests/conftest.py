@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# tests run side by side: one thread each, in the processes they start too
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -39,7 +39,9 @@ def test_each_pair_alone_scores_the_same(model_of: Any, tokenizer: Any, argument
     assert trainer.model.training
 
 
-def test_key_follows_weights_rows_and_precision(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
+def test_key_follows_weights_rows_and_precision(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
     trainer = build(model_of(), tokenizer, arguments)
     model, dataset = trainer.model, trainer.train_dataset
     key = reference_key(model, dataset, "no")
@@ -57,7 +59,9 @@ def test_cache_folder_follows_setting_then_environment(monkeypatch: Any, tmp_pat
     assert cache_folder(str(tmp_path / "set")) == tmp_path / "set"
 
 
-def test_activation_checkpointing_changes_nothing(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
+def test_activation_checkpointing_changes_nothing(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
     losses = []
     for checkpointing in (False, True):
         trainer = build(

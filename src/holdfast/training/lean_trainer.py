@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from holdfast.data.collate import Batch
@@ -37,6 +37,16 @@ class MicroBatch:
     metrics: Measured
 
 
+class LogLastStep(TrainerCallback):
+    """Log after the last step too: the Trainer forgets a span that `logging_steps` does not fill."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a log when training is over."""
+        control.should_log = control.should_log or state.global_step >= state.max_steps
+
+
 class LeanTrainer(Trainer):
     """Trainer whose gradient does not depend on how a global batch is cut into micro-batches or ranks."""
 
@@ -50,6 +60,7 @@ class LeanTrainer(Trainer):
             # DataParallel would cut our flat tensors along their first dimension.
             args._n_gpu = 1
         super().__init__(**kwargs)
+        self.add_callback(LogLastStep())
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch already
         self.can_return_loss = True
