@@ -120,7 +120,12 @@ def test_evaluation_does_not_depend_on_its_batches(
 def test_reference_is_the_starting_policy_computed_once(
     model_of: Any, tokenizer: Any, arguments: dict[str, Any], count_forwards: list[bool], tmp_path: Path
 ) -> None:
-    settings = {"objective": "dpo", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    settings = {
+        "objective": "dpo",
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "reference_batch_size": 4,
+    }
 
     def build() -> PreferenceTrainer:
         return PreferenceTrainer(

@@ -28,7 +28,7 @@ def test_take_by_hand() -> None:
 
 
 def test_each_pair_alone_scores_the_same(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
-    trainer = build(model_of().double(), tokenizer, arguments, reference_batch_size=3)
+    trainer = build(model_of().double(), tokenizer, arguments, per_device_eval_batch_size=3)
     together = score_pairs(trainer, trainer.train_dataset, "all")
     for index in range(7):
         alone = score_pairs(trainer, trainer.train_dataset.select([index]), "one")

@@ -84,7 +84,7 @@ class PreferenceConfig(LeanConfig):
         objective: a pair objective; `slime` with the paper's weights by default.
         max_prompt_length: cap on the prompt, cut from the left.
         shared_prefix: compute each pair's prompt once, where the model can (the loss is the same).
-        reference_batch_size: pairs a batch while reference log-probs are computed; None: as in training.
+        reference_batch_size: pairs a batch while reference log-probs are computed; None: as in evaluation.
     """
 
     objective_kind: ClassVar[Kind] = "pair"

@@ -86,7 +86,7 @@ class PreferenceTrainer(LeanTrainer):
         self.data_collator = PairCollator(tokenizer.pad_token_id, shared_prefix=self.shared_prefix)
         if self.objective.needs_reference:
             for name, prepared in self.prepared.items():
-                dataset = add_reference_logps(self, prepared.dataset)
+                dataset = add_reference_logps(self, prepared.dataset, args.reference_batch_size)
                 setattr(self, f"{name}_dataset", dataset)
 
     def count(self, batch: Batch) -> Tensor:

@@ -11,19 +11,17 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.scoring import score_pairs
 
-if TYPE_CHECKING:
-    from holdfast.training.preference_trainer import PreferenceTrainer
 
-
-def add_reference_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
+def add_reference_logps(trainer: LeanTrainer, dataset: Any, batch_size: int | None = None) -> Any:
     """`dataset` with columns `reference_chosen` and `reference_rejected`: summed log-probs, nats.
 
     Read from the cache when the same model has scored the same rows before.
@@ -33,7 +31,7 @@ def add_reference_logps(trainer: PreferenceTrainer, dataset: Any) -> Any:
     if path.is_file():
         columns = load_file(path)
     else:
-        scores = score_pairs(trainer, dataset, "reference log-probs")
+        scores = score_pairs(trainer, dataset, "reference log-probs", batch_size)
         columns = {"chosen": scores.chosen.clone(), "rejected": scores.rejected.clone()}
         if trainer.is_world_process_zero():
             _save_atomically(columns, path)

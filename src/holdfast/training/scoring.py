@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from holdfast.models.token_logprobs import token_logprobs
-
-if TYPE_CHECKING:
-    from holdfast.training.preference_trainer import PreferenceTrainer
+from holdfast.training.lean_trainer import LeanTrainer
 
 # Below this probability a rejected token counts as collapsed: formatting collapse shows here first.
 COLLAPSED = 1e-4
@@ -38,8 +36,10 @@ class PairScores:
 
 
 @torch.no_grad()
-def score_pairs(trainer: PreferenceTrainer, dataset: Any, description: str) -> PairScores:
-    """Score `dataset` in evaluation mode and the trainer's own precision.
+def score_pairs(
+    trainer: LeanTrainer, dataset: Any, description: str, batch_size: int | None = None
+) -> PairScores:
+    """Score `dataset`, tokenized pairs, in evaluation mode and the trainer's own precision.
 
     Each process scores every n-th row; all of them return the whole.
     """
@@ -48,7 +48,7 @@ def score_pairs(trainer: PreferenceTrainer, dataset: Any, description: str) -> P
     share = list(range(rank, len(dataset), world))
     loader: DataLoader[Any] = DataLoader(
         dataset.select(share),
-        batch_size=trainer.args.reference_batch_size or trainer.args.per_device_train_batch_size,
+        batch_size=batch_size or trainer.args.per_device_eval_batch_size,
         collate_fn=trainer.data_collator,
     )
     columns = torch.zeros(5, len(dataset), dtype=torch.float64)
