@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, SiglipVisionConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    SiglipVisionConfig,
+)
 
 from holdfast.data.collate import PairCollator
 from holdfast.errors import ModelError
 from holdfast.models.adapters import attach_adapter, is_tied, lora_config, merge_adapter, probe_logprobs
-from holdfast.models.tiny import tiny_config, tiny_model
+from holdfast.models.export import save_final
+from holdfast.models.tiny import tiny_bpe_tokenizer, tiny_config, tiny_model
 from holdfast.models.token_logprobs import causal_lm_of, install_logprob_forward, token_logprobs
 
 VOCAB = 61
@@ -96,7 +103,7 @@ def test_trained_parameters_are_float32_on_a_half_precision_base() -> None:
     assert is_tied(causal_lm_of(peft_model))
 
 
-def test_vision_language_checkpoint_is_trained_in_its_text_part_only() -> None:
+def test_vision_language_checkpoint_is_trained_in_its_text_part_only(tmp_path: Path) -> None:
     """Gemma 3 4B ships so; text-only rows need neither images nor token types."""
     text = tiny_config("gemma3", VOCAB)
     vision = SiglipVisionConfig(
@@ -125,3 +132,8 @@ def test_vision_language_checkpoint_is_trained_in_its_text_part_only() -> None:
     merged = merge_adapter(peft_model)
     torch.testing.assert_close(probe_logprobs(merged), before, rtol=1e-4, atol=1e-4)
     assert type(merged) is Gemma3ForConditionalGeneration
+    # saved, it loads as it came
+    save_final(merged, tiny_bpe_tokenizer(["a"], 300), tmp_path / "final")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
+    assert type(loaded) is Gemma3ForConditionalGeneration
+    torch.testing.assert_close(probe_logprobs(loaded), before, rtol=1e-4, atol=1e-4)
