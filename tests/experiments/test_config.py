@@ -70,6 +70,7 @@ def test_a_bare_name_is_a_model_and_an_objective() -> None:
         ({"align": {"gradient_accumulation_steps": 1.5}}, "align.gradient_accumulation_steps: .*integer"),
         ({"align": {"learning_rate": True}}, "expected a number, got true"),
         ({"align": {"max_length": 12}}, "as `data.max_length`"),
+        ({"align": {"hub_token": "hf_x"}}, "secret"),
         ({"align": None}, "nothing to do"),
         ({"data": {"source": "x", "sft_fraction": 0.9, "eval_fraction": 0.5}}, "exceed 1"),
         ({"model": {"name": "x", "from_scratch": {}}}, "either a name or"),

@@ -50,6 +50,14 @@ def test_verdict_follows_the_interval(shift: float, expected: str) -> None:
     assert measured[0].low <= measured[0].change <= measured[0].high
 
 
+def test_a_change_too_small_to_matter_is_no_verdict() -> None:
+    before, after = scores([-4.0] * 50, [-6.0] * 50), scores([-3.999] * 50, [-6.0] * 50)
+    measured = changes(before, after)
+    assert measured[0].low is not None
+    assert measured[0].low > 0  # sure, and tiny
+    assert verdict(measured)[0].startswith("No clear change")
+
+
 def test_collapse_is_told() -> None:
     before, after = scores([-4.0] * 20, [-6.0] * 20), scores([-4.0] * 20, [-6.0] * 20, collapsed=1.0)
     assert any("collapsing" in line for line in verdict(changes(before, after)))

@@ -13,8 +13,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from holdfast.errors import ConfigError, HoldfastError
 from holdfast.experiments.config import load_config, parse_config
 from holdfast.experiments.pipeline import run
+from holdfast.training import preparation
 from tests.training.conftest import rows
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "tiny.yaml"
@@ -95,12 +97,58 @@ def test_a_run_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
     config = parse_config(small(tmp_path, sft=None))
     run(config, say=lambda line: None)
     before = (tmp_path / "run" / "run.json").read_text()
-    from holdfast.errors import ConfigError
-
     with pytest.raises(ConfigError, match="--overwrite"):
         run(config, say=lambda line: None)
     run(config, overwrite=True, say=lambda line: None)
     assert (tmp_path / "run.before-1" / "run.json").read_text() == before
+
+
+def test_faults_of_the_second_stage_do_not_wait_for_the_first(tmp_path: Path) -> None:
+    over_long = small(tmp_path)
+    over_long["data"] |= {"max_length": 24, "on_overflow": "error"}
+    for config in (
+        over_long,
+        small(tmp_path, align={"lr_scheduler_type": "cosin"}),
+        small(tmp_path, align={"eval_strategy": "sometimes"}),
+        small(tmp_path, align={"per_device_train_batch_size": 0}),
+    ):
+        with pytest.raises(HoldfastError):
+            run(parse_config(config), overwrite=True, say=lambda line: None)
+        assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_what_is_cut_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = small(tmp_path)
+    config["data"]["max_length"] = 24
+    run(parse_config(config), say=said.append)
+    assert any(line.startswith("align:") and "prompt cut in" in line for line in said), said
+
+
+def test_a_revision_reaches_the_model_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = run(parse_config(small(tmp_path, align=None)), say=lambda line: None) / "final"
+    seen: list[Any] = []
+    original = preparation.load_model
+
+    def spy(name: str, **options: Any) -> Any:
+        seen.append((Path(name).name, options["revision"]))
+        return original(name, **(options | {"revision": None}))
+
+    monkeypatch.setattr(preparation, "load_model", spy)
+    model = {"name": str(start), "revision": "v1.2"}
+    run(
+        parse_config(small(tmp_path, model=model, output_dir=str(tmp_path / "second"))), say=lambda line: None
+    )
+    assert seen == [("final", "v1.2"), ("final", None)]  # the second stage starts from this run's own folder
+
+
+def test_a_diverged_run_says_so_and_keeps_what_it_measured(tmp_path: Path) -> None:
+    config = small(tmp_path, sft=None)
+    config["align"]["learning_rate"] = 1e30
+    with pytest.raises(HoldfastError, match="training diverged"):
+        run(parse_config(config), say=lambda line: None)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["align"]["steps"] == 3
+    assert not (tmp_path / "run" / "final").exists()
 
 
 def test_lenient_runs_on_the_good_rows_and_keeps_the_bad(tmp_path: Path) -> None:

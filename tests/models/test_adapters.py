@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
     SiglipVisionConfig,
 )
 
@@ -92,6 +94,31 @@ def test_lora_on_the_head_is_refused_in_a_ready_peft_model() -> None:
     )
     with pytest.raises(ModelError, match="LoRA target"):
         install_logprob_forward(peft_model)
+
+
+def test_lora_on_tied_embeddings_is_refused() -> None:
+    model = tiny_model("qwen3", VOCAB)
+    with pytest.raises(ModelError, match="input embeddings are a LoRA target|LoRA target"):
+        attach_adapter(model, LoraConfig(target_modules=["q_proj", "embed_tokens"], task_type="CAUSAL_LM"))
+
+
+def test_conv1d_projections_are_found() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=1, n_head=2))
+    assert set(lora_config(model).target_modules) == {"c_attn", "c_proj", "c_fc"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_half_precision_base_with_a_trained_head_is_merged(tied: bool) -> None:
+    """On a tied model the first parameter is the trained float32 matrix: the body is bfloat16 all the same."""
+    model = tiny_model(
+        "qwen3", VOCAB, dtype=torch.bfloat16, layers=12, hidden_size=128, tie_word_embeddings=tied
+    )
+    peft_model = attach_adapter(model, lora_config(model, rank=4, alpha=8))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator)
+    merge_adapter(peft_model)
 
 
 def test_trained_parameters_are_float32_on_a_half_precision_base() -> None:

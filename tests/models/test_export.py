@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from holdfast.errors import ModelError
+from holdfast.models import export
 from holdfast.models.adapters import attach_adapter, lora_config, probe_logprobs
 from holdfast.models.export import save_final
 from holdfast.models.tiny import tiny_bpe_tokenizer, tiny_model
@@ -25,7 +26,8 @@ def test_reloaded_logits_equal_the_trained_ones(tmp_path: Path, adapter: bool, t
     expected = probe_logprobs(trained)
     exported = save_final(trained, TOKENIZER, tmp_path / "final", stop_token_ids=[2])
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
-    torch.testing.assert_close(probe_logprobs(loaded), expected, rtol=1e-5, atol=1e-5)
+    # merging adds the adapter to each weight before the product instead of after it: rounding, and no more
+    torch.testing.assert_close(probe_logprobs(loaded), expected, rtol=1e-4, atol=1e-5)
     assert abs(exported.drift) < 1e-5
     assert exported.dtype == "float32"
     assert loaded.generation_config.eos_token_id == 2  # the end of a turn, so that generation stops
@@ -46,3 +48,25 @@ def test_a_finished_folder_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "final").mkdir()
     with pytest.raises(ModelError, match="exists already"):
         save_final(tiny_model("llama", 300), TOKENIZER, tmp_path / "final")
+
+
+def test_weights_that_are_not_finite_are_never_published(tmp_path: Path) -> None:
+    model = tiny_model("llama", 300)
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] = float("nan")
+    with pytest.raises(ModelError, match="training diverged.*lm_head.weight"):
+        save_final(model, TOKENIZER, tmp_path / "final")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_outlives_a_failure_to_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: object) -> None:
+        raise ModelError("the merged model diverges")
+
+    monkeypatch.setattr(export, "merge_adapter", refuse)
+    model = tiny_model("qwen3", 300)
+    trained = trained_a_little(attach_adapter(model, lora_config(model, rank=4)))
+    with pytest.raises(ModelError, match="the adapter is kept in"):
+        save_final(trained, TOKENIZER, tmp_path / "final")
+    assert (tmp_path / "final.adapter" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "final").exists()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from holdfast.data.collate import Batch, PairCollator, SFTCollator
 from holdfast.errors import ModelError
@@ -227,12 +228,53 @@ def test_check_finds_shared_prefix_support() -> None:
         assert found.shared_prefix, found.reason
 
 
-def test_check_falls_back_where_the_backend_takes_no_mask() -> None:
+def test_check_falls_back_where_no_mask_of_ours_is_taken() -> None:
     model = build("llama")
     causal_lm_of(model).config._attn_implementation = "flash_attention_2"
-    # the fallback is decided before any attention runs, so no kernel is needed
-    found = module._mask_backend(causal_lm_of(model))
-    assert "flash_attention_2" in found
+    # decided before any attention runs, so no kernel is needed
+    assert "flash_attention_2" in module._mask_refusal(causal_lm_of(model))
+
+
+def test_local_attention_by_row_index_gets_plain_rows() -> None:
+    """GPT-Neo's local layers look back by row index; a short probe would not notice."""
+    config = GPTNeoConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+    )
+    model = GPTNeoForCausalLM(config)
+    install_logprob_forward(model)
+    found = check_logprob_forward(model.double())
+    assert not found.shared_prefix
+    assert "rule of its own" in found.reason
+
+
+def test_check_of_half_precision_weights_is_as_strict_and_leaves_them() -> None:
+    model = tiny_model("qwen3", VOCAB, dtype=torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    install_logprob_forward(model)
+    with pytest.MonkeyPatch.context() as patch:
+        # rejected positions that go on where the chosen part ended: far below what bfloat16 could tell
+        wrong = module.PairCollator
+        patch.setattr(module, "PairCollator", lambda *a, **k: _Continued(wrong(*a, **k)))
+        assert not check_logprob_forward(model).shared_prefix
+    assert check_logprob_forward(model).shared_prefix
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, before[name])
+
+
+class _Continued:
+    def __init__(self, collator: PairCollator) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        batch = self.collator(rows)
+        if "position_ids" in batch:
+            batch["position_ids"] = torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
+        return batch
 
 
 def test_check_refuses_logits_it_cannot_reproduce() -> None:

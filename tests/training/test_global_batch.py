@@ -124,5 +124,11 @@ def _assert_same(found: Any, expected: Any) -> None:
         torch.testing.assert_close(found[0][name] / scale, gradient / scale, rtol=0, atol=2e-5, msg=name)
     assert found[1] == pytest.approx(expected[1], rel=1e-6)
     assert found[2]["loss"] == pytest.approx(expected[2]["loss"], rel=1e-6)
-    for name in expected[2].keys() - {"tokens_per_second", "grad_norm", "learning_rate", "epoch"}:
+    # a policy that is its own reference has margins of exactly zero, give or take rounding: nothing to count
+    edge = (
+        {"rewards/accuracies", "margin/satisfied"}
+        if abs(expected[2].get("rewards/margins", 1)) < 1e-6
+        else set()
+    )
+    for name in expected[2].keys() - {"tokens_per_second", "grad_norm", "learning_rate", "epoch"} - edge:
         assert found[2][name] == pytest.approx(expected[2][name], rel=1e-5, abs=1e-6), name

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from holdfast import PreferenceConfig, PreferenceTrainer
+from holdfast.models.adapters import attach_adapter, lora_config
 from holdfast.training.reference import cache_folder, reference_key
 from holdfast.training.scoring import score_pairs, take
 from tests.training.conftest import rows
@@ -51,6 +52,21 @@ def test_key_follows_weights_rows_and_precision(
     with torch.no_grad():
         model.get_input_embeddings().weight[3, 3] += 1e-6
     assert key != reference_key(model, dataset, "no")
+
+
+def test_key_follows_what_the_model_does_with_its_weights(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
+    """Equal tensors, another function: a cached reference must not serve both."""
+    trainer = build(model_of(), tokenizer, arguments)
+    dataset = trainer.train_dataset
+    keys = {reference_key(model_of(family), dataset, "no") for family in ("qwen3", "gemma3")}
+    for window in (3, 7):
+        keys.add(reference_key(model_of("gemma3", sliding_window=window), dataset, "no"))
+    for alpha in (8, 64):
+        model = model_of()
+        keys.add(reference_key(attach_adapter(model, lora_config(model, rank=4, alpha=alpha)), dataset, "no"))
+    assert len(keys) == 6
 
 
 def test_cache_folder_follows_setting_then_environment(monkeypatch: Any, tmp_path: Any) -> None:

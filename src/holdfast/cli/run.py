@@ -17,7 +17,10 @@ def run_pipeline(config: Path, overrides: Sequence[str], *, overwrite: bool) -> 
     from holdfast.experiments.pipeline import run
 
     folder = run(load_config(config, overrides), overwrite=overwrite, say=typer.echo)
-    write_run_report(folder)
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        write_run_report(folder)
 
 
 def write_run_report(folder: Path) -> None:

@@ -26,6 +26,8 @@ from torch import Tensor
 from holdfast.data.packing import PAD, Row, masked_row, plain_row, shared_prefix_row
 
 Batch = dict[str, Tensor]
+# Summed log-probs lose digits in float32; one kind of device has nothing wider.
+WIDEST = torch.float32 if torch.backends.mps.is_available() else torch.float64
 Example = Mapping[str, Any]
 
 
@@ -60,7 +62,7 @@ class PairCollator:
         batch["num_tokens"] = torch.tensor([sum(2 * len(p) + len(c) + len(r) for p, c, r in triples)])
         for key in ("reference_chosen", "reference_rejected"):
             if key in examples[0]:
-                batch[key] = torch.tensor([e[key] for e in examples])
+                batch[key] = torch.tensor([e[key] for e in examples], dtype=WIDEST)
         return batch
 
 

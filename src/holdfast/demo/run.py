@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.demo.scoring import (
     Interval,
@@ -29,9 +29,8 @@ from holdfast.demo.world import Task, held_out, preference_pairs, preference_row
 from holdfast.models.loading import load_model, load_tokenizer
 from holdfast.reports.comparison import Arm, write_comparison
 from holdfast.training.config import PreferenceConfig, SFTConfig
-from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.preference_trainer import PreferenceTrainer
-from holdfast.training.progress import ProgressLine
+from holdfast.training.progress import train_with_progress
 from holdfast.training.scoring import PairScores, score_pairs
 from holdfast.training.sft_trainer import SFTTrainer
 
@@ -99,7 +98,7 @@ def run_demo(
         train_dataset=sft_rows(budget.touch_up_steps * budget.pairs_a_step, seed, budget.wrong_share),
         processing_class=tokenizer,
     )
-    _train(touch_up, "SFT touch-up")
+    train_with_progress(touch_up, f"{'SFT touch-up':>17}")
     results: list[Result] = []
     before: PairScores | None = None  # measured with the first arm's trainer, ahead of its training
     for name, objective in OBJECTIVES.items():
@@ -121,20 +120,12 @@ def run_demo(
         if before is None:
             before = score_pairs(trainer, trainer.eval_dataset, "judging the start")
             results.append(_judge("Start (SFT)", trainer.model, tokenizer, tasks, before, before, seed, []))
-        _train(trainer, name)
+        train_with_progress(trainer, f"{name:>17}")
         after = score_pairs(trainer, trainer.eval_dataset, f"judging {name}")
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
         results.append(_judge(name, trainer.model, tokenizer, tasks, after, before, seed, log))
     _write(folder, results, budget, seed)
     return results
-
-
-def _train(trainer: LeanTrainer, description: str) -> None:
-    for printing in (ProgressCallback, PrinterCallback):
-        trainer.pop_callback(printing)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(ProgressLine(f"{description:>17}"))
-    trainer.train()
 
 
 def _judge(

@@ -150,6 +150,9 @@ RUN_WIDE = {
 }
 
 
+SECRETS = frozenset({"hub_token", "push_to_hub_token"})
+
+
 def stage_settings(settings: Mapping[str, Any], config_class: type[LeanConfig], stage: str) -> dict[str, Any]:
     """Check a stage's keys and values against the trainer's config class, and its objective against the registry."""
     types = get_type_hints(config_class)
@@ -158,6 +161,10 @@ def stage_settings(settings: Mapping[str, Any], config_class: type[LeanConfig], 
     for key, value in settings.items():
         if key in RUN_WIDE:
             raise ConfigError(f"{stage}.{key}: is set for the whole run, as `{RUN_WIDE[key]}`")
+        if key in SECRETS:
+            raise ConfigError(
+                f"{stage}.{key}: a secret would stand in run.json; log in, or set HF_TOKEN, instead"
+            )
         if key not in known:
             raise ConfigError(f"{stage}.{key}: unknown key{did_you_mean(key, known - RUN_WIDE.keys())}")
         checked[key] = value if key == "objective" else _value(value, types[key], f"{stage}.{key}")
@@ -196,8 +203,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"no config file '{path}'")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML in UTF-8: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys such as `model`, `data`, `align` at the top")
     for override in overrides:
@@ -237,7 +244,10 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"'{override}': '{'.'.join(keys[: depth + 1])}' is a value, not a section")
         node[key] = child
         node = child
-    node[keys[-1]] = yaml.safe_load(value)
+    try:
+        node[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{override}': the value is not valid YAML") from error
 
 
 def _sentence(fault: Any) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PreTrainedTokenizerBase
 
 from holdfast.data.faults import Problem
 from holdfast.data.records import PreferenceRecord, Record, SFTRecord
@@ -38,7 +38,8 @@ from holdfast.training.config import PreferenceConfig, SFTConfig
 from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.metrics_file import MetricsFile
 from holdfast.training.preference_trainer import PreferenceTrainer
-from holdfast.training.progress import ProgressLine
+from holdfast.training.preparation import Prepared, prepare_pairs, prepare_sft
+from holdfast.training.progress import train_with_progress
 from holdfast.training.scoring import score_pairs
 from holdfast.training.sft_trainer import SFTTrainer
 
@@ -69,6 +70,7 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
     processes = PartialState()
     say = say if processes.is_main_process else _silence
     folder = Path(config.output_dir).expanduser()
+    sft_args, align_args = _stage_arguments(config, folder)
     splits = read_splits(config)
     for line in splits.report["summary"]:
         say(line)
@@ -94,17 +96,17 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
     start = _start(config, splits, folder, say)
     if Path(start).is_dir():
         record["start"] = folder_digest(Path(start))
-    if config.sft is not None:
-        out = folder / "final" if config.align is None else folder / "sft" / "final"
-        record["stages"]["sft"] = _sft_stage(config, splits, start, folder, out)
+    # Every row is tokenized before anything trains: a fault of the second stage must not wait for the first.
+    tokenizer = _tokenizer(config, start)
+    rows = _prepare(splits, tokenizer, sft_args, align_args)
+    for name, prepared in rows.items():
+        say(f"{name}: {prepared.report['examples']} rows tokenized; {_cuts(prepared)}")
+    if sft_args is not None:
+        out = folder / "final" if align_args is None else folder / "sft" / "final"
+        _sft_stage(config, sft_args, start, tokenizer, rows, out, record, publish)
         start = str(out)
-        publish()
-    if config.align is not None:
-        record["stages"]["align"] = _align_stage(config, splits, start, folder)
-        held_out = record["stages"]["align"]["held_out"]
-        for line in [change["sentence"] for change in held_out["changes"]] + held_out["verdict"]:
-            say(line)
-        record["verdicts"] = held_out["verdict"]
+    if align_args is not None:
+        _align_stage(config, align_args, start, tokenizer, rows, folder / "final", record, publish, say)
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     publish()
     say(f"trained model: {folder / 'final'}")
@@ -171,7 +173,10 @@ def claim_folder(folder: Path, overwrite: bool, say: Say) -> None:
             number += 1
         folder.rename(aside)
         say(f"moved the run that was there to {aside}")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir '{folder}' cannot be made: {error.strerror}") from error
 
 
 def _start(config: RunConfig, splits: Splits, folder: Path, say: Say) -> str:
@@ -208,76 +213,148 @@ def _texts(record: Record) -> list[str]:
     return [str(message["content"]) for message in messages]
 
 
-def _sft_stage(config: RunConfig, splits: Splits, start: str, folder: Path, out: Path) -> dict[str, Any]:
+def _stage_arguments(config: RunConfig, folder: Path) -> tuple[SFTConfig | None, PreferenceConfig | None]:
+    """Both stages' settings as the trainers' configs, or an error that names the stage."""
+
+    def build(stage: str, config_class: Any, settings: dict[str, Any] | None) -> Any:
+        if settings is None:
+            return None
+        whole_run = {
+            "output_dir": str(folder / stage),
+            "seed": config.seed,
+            "max_length": config.data.max_length,
+            "max_prompt_length": config.data.max_prompt_length,
+            "on_overflow": config.data.on_overflow,
+            "validation": config.data.validation,
+            "model_dtype": config.model.dtype,
+            # only the named model has a revision; a stage that starts from a folder of this run has none
+            "model_revision": config.model.revision if stage == "sft" or config.sft is None else None,
+            "attention": config.model.attention,
+            "append_eos": config.model.append_eos,
+        }
+        try:
+            return config_class(**{"save_strategy": "no"} | whole_run | settings)
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            raise ConfigError(f"{stage}: {str(error).strip() or type(error).__name__}") from error
+
+    return build("sft", SFTConfig, config.sft), build("align", PreferenceConfig, config.align)
+
+
+def _tokenizer(config: RunConfig, start: str) -> PreTrainedTokenizerBase:
+    """The named model's, with the configured template; or the one beside a model made from scratch."""
+    if config.model.name is None:
+        return load_tokenizer(start)
+    return load_tokenizer(
+        config.model.tokenizer or start,
+        revision=None if config.model.tokenizer else config.model.revision,
+        chat_template=config.model.chat_template,
+    )
+
+
+def _prepare(
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    sft_args: SFTConfig | None,
+    align_args: PreferenceConfig | None,
+) -> dict[str, Prepared]:
+    rows = {}
+    if sft_args is not None:
+        rows["sft"] = prepare_sft(splits.sft, tokenizer, sft_args)
+        if splits.held_out:
+            demonstrations = [_demonstration(record) for record in splits.held_out]
+            rows["sft, held out"] = prepare_sft(demonstrations, tokenizer, sft_args)
+    if align_args is not None:
+        rows["align"] = prepare_pairs(splits.align, tokenizer, align_args)
+        if splits.held_out:
+            rows["align, held out"] = prepare_pairs(splits.held_out, tokenizer, align_args)
+    return rows
+
+
+def _cuts(prepared: Prepared) -> str:
+    """What the length rule cut, for people: share of rows and tokens of each side."""
+    lengths = prepared.report["lengths"]
+    cut = [
+        f"{side} cut in {counts['rows_cut']} ({counts['tokens_cut'] / counts['tokens']:.0%} of its tokens)"
+        for side, counts in lengths["sides"].items()
+        if counts["rows_cut"]
+    ]
+    for name, label in (
+        ("dropped", "dropped for their length"),
+        ("equal_after_cut", "the same once cut, left out"),
+    ):
+        if lengths[name]:
+            cut.append(f"{lengths[name]} {label}")
+    return "; ".join(cut) or "none cut"
+
+
+def _sft_stage(
+    config: RunConfig,
+    args: SFTConfig,
+    start: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, Prepared],
+    out: Path,
+    record: dict[str, Any],
+    publish: Callable[[], None],
+) -> None:
     trainer = SFTTrainer(
         model=start,
-        args=SFTConfig(**_arguments(config, config.sft, folder / "sft")),
-        train_dataset=splits.sft,
-        eval_dataset=[_demonstration(record) for record in splits.held_out] or None,
-        **_model_arguments(config, start, folder, "sft"),
+        args=args,
+        train_dataset=rows["sft"],
+        eval_dataset=rows.get("sft, held out"),
+        processing_class=tokenizer,
+        peft_config=_adapter(config),
+        callbacks=[MetricsFile(Path(config.output_dir).expanduser() / "metrics.jsonl", "sft")],
     )
-    result = _train(trainer, "sft")
+    result = record["stages"]["sft"] = _train(trainer, "sft")
     if trainer.eval_dataset is not None:
         result["held_out"] = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
-    return result | _save(trainer, config, out)
+    publish()  # what was measured outlives a failure to save
+    result["saved"] = _save(trainer, config, out)
+    publish()
 
 
-def _align_stage(config: RunConfig, splits: Splits, start: str, folder: Path) -> dict[str, Any]:
+def _align_stage(
+    config: RunConfig,
+    args: PreferenceConfig,
+    start: str,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: dict[str, Prepared],
+    out: Path,
+    record: dict[str, Any],
+    publish: Callable[[], None],
+    say: Say,
+) -> None:
     trainer = PreferenceTrainer(
         model=start,
-        args=PreferenceConfig(**_arguments(config, config.align, folder / "align")),
-        train_dataset=splits.align,
-        eval_dataset=splits.held_out or None,
-        **_model_arguments(config, start, folder, "align"),
+        args=args,
+        train_dataset=rows["align"],
+        eval_dataset=rows.get("align, held out"),
+        processing_class=tokenizer,
+        peft_config=_adapter(config),
+        callbacks=[MetricsFile(Path(config.output_dir).expanduser() / "metrics.jsonl", "align")],
     )
     held_out = trainer.eval_dataset
     before = score_pairs(trainer, held_out, "held-out pairs before") if held_out is not None else None
-    result = _train(trainer, "align")
+    result = record["stages"]["align"] = _train(trainer, "align")
     result["held_out"] = {"changes": [], "verdict": ["Not measured: there are no held-out pairs."]}
     if before is not None:
         measured = changes(before, score_pairs(trainer, held_out, "held-out pairs after"), config.seed)
         result["held_out"] = {"changes": as_record(measured), "verdict": verdict(measured)}
-    return result | _save(trainer, config, folder / "final")
+    record["verdicts"] = result["held_out"]["verdict"]
+    for line in [change["sentence"] for change in result["held_out"]["changes"]] + record["verdicts"]:
+        say(line)
+    publish()  # what was measured outlives a failure to save
+    result["saved"] = _save(trainer, config, out)
+    publish()
 
 
-def _arguments(config: RunConfig, settings: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
-    """A stage's own settings, and those of the whole run."""
-    whole_run = {
-        "output_dir": str(folder),
-        "seed": config.seed,
-        "max_length": config.data.max_length,
-        "max_prompt_length": config.data.max_prompt_length,
-        "on_overflow": config.data.on_overflow,
-        "validation": config.data.validation,
-        "model_dtype": config.model.dtype,
-        "attention": config.model.attention,
-        "append_eos": config.model.append_eos,
-    }
-    return {"save_strategy": "no"} | whole_run | (settings or {})
-
-
-def _model_arguments(config: RunConfig, start: str, folder: Path, stage: str) -> dict[str, Any]:
-    """Tokenizer, adapter and callbacks of a stage. A stage that starts from a folder finds its tokenizer there."""
-    tokenizer: Any = start
-    if start == config.model.name:
-        tokenizer = load_tokenizer(
-            config.model.tokenizer or start,
-            revision=None if config.model.tokenizer else config.model.revision,
-            chat_template=config.model.chat_template,
-        )
-    return {
-        "processing_class": tokenizer,
-        "peft_config": config.adapter.model_dump() if config.adapter is not None else None,
-        "callbacks": [MetricsFile(folder / "metrics.jsonl", stage)],
-    }
+def _adapter(config: RunConfig) -> dict[str, Any] | None:
+    return config.adapter.model_dump() if config.adapter is not None else None
 
 
 def _train(trainer: LeanTrainer, stage: str) -> dict[str, Any]:
-    for printing in (ProgressCallback, PrinterCallback):
-        trainer.pop_callback(printing)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(ProgressLine(stage))
-    output = trainer.train()
+    output = train_with_progress(trainer, stage)
     return {
         "steps": output.global_step,
         "training_loss": output.training_loss,
@@ -297,7 +374,7 @@ def _save(trainer: LeanTrainer, config: RunConfig, out: Path) -> dict[str, Any]:
     trainer.model = trainer.model_wrapped = trainer.optimizer = None
     trainer.accelerator.free_memory()
     gc.collect()
-    return {"saved": saved}
+    return saved
 
 
 def _publish(model: Any, tokenizer: Any, out: Path, **options: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import tempfile
@@ -55,8 +56,18 @@ def write_record(record: dict[str, Any], path: Path) -> None:
     """Write `run.json` whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=2, ensure_ascii=False, allow_nan=False)
+        json.dump(finite(record), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)  # as any other file of the run; mkstemp's are private
     os.replace(temporary, path)
+
+
+def finite(value: Any) -> Any:
+    """The value with every NaN and infinity, which JSON cannot hold, as null."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

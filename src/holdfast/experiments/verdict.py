@@ -11,6 +11,9 @@ from scipy import stats
 
 from holdfast.training.scoring import PairScores
 
+# A smaller change of the chosen answers, in nats a token, is not worth a verdict, however sure it is.
+NOTABLE = 0.005
+
 Array = NDArray[np.float64]
 
 
@@ -68,10 +71,10 @@ def verdict(measured: list[Change]) -> list[str]:
     """Plain words for the two failures preference training is known for."""
     chosen, _, _, collapsed = measured
     lines = []
-    if chosen.high is not None and chosen.high < 0:
-        lines.append("Unlearning: the chosen answers became less likely.")
-    elif chosen.low is not None and chosen.low > 0:
-        lines.append("No unlearning: the chosen answers became more likely.")
+    if chosen.high is not None and chosen.high < 0 and chosen.change <= -NOTABLE:
+        lines.append("Unlearning: the chosen answers became less likely, per token.")
+    elif chosen.low is not None and chosen.low > 0 and chosen.change >= NOTABLE:
+        lines.append("No unlearning: the chosen answers became more likely, per token.")
     else:
         lines.append("No clear change in how likely the chosen answers are.")
     if collapsed.low is not None and collapsed.low > 0.01:

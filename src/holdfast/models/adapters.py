@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from holdfast.errors import ModelError
 from holdfast.models.token_logprobs import causal_lm_of
@@ -18,6 +20,9 @@ PROJECTIONS = frozenset(
     "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj qkv_proj gate_up_proj c_attn c_proj c_fc "
     "query_key_value dense dense_h_to_4h dense_4h_to_h".split()
 )
+
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 def lora_config(
@@ -35,7 +40,7 @@ def lora_config(
     inside = [
         name
         for name, module in decoder.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in PROJECTIONS
+        if isinstance(module, nn.Linear | Conv1D) and name.rpartition(".")[2] in PROJECTIONS
     ]
     if not inside:
         raise ModelError(
@@ -78,11 +83,19 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         config.ensure_weight_tying = True
     was_tied = is_tied(model)
     peft_model = get_peft_model(model, config)
+    if was_tied and isinstance(causal_lm_of(peft_model).get_input_embeddings(), BaseTunerLayer):
+        raise ModelError(
+            "the input embeddings are a LoRA target, and tied to the LM head: the merged model would be another. "
+            "Train the whole matrix instead (`modules_to_save=['lm_head']`, `train_head: true`)"
+        )
     for parameter in peft_model.parameters():
-        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+        if parameter.requires_grad and parameter.dtype in HALF:
             parameter.data = parameter.data.float()
     if was_tied and not is_tied(causal_lm_of(peft_model)):
-        raise ModelError("the adapter unties the LM head from the embeddings: set `ensure_weight_tying=True`")
+        raise ModelError(
+            "the adapter unties the LM head from the embeddings, and the saved model would be another: train the "
+            "whole head (`modules_to_save=['lm_head']`), or leave both frozen"
+        )
     return peft_model
 
 
@@ -107,15 +120,14 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     """
     before = probe_logprobs(model)
     tied = is_tied(causal_lm_of(model))
+    # Rounding is decided by the coarsest weights that take part, not by the trained ones, which are float32.
+    rounded = any(parameter.dtype in HALF for parameter in model.parameters())
     merged: Any = model.merge_and_unload(safe_merge=True)
     if tied and not is_tied(merged):
         raise ModelError("merging untied the LM head from the embeddings")
     drift = divergence(before, probe_logprobs(merged))
-    tolerance = 1e-4 if merged.dtype in (torch.float32, torch.float64) else 0.05
-    if not drift <= tolerance:
-        raise ModelError(
-            f"the merged model diverges from the trained one by {drift:.3g} nats a token: not saved"
-        )
+    if not drift <= (0.05 if rounded else 1e-4):
+        raise ModelError(f"the merged model diverges from the trained one by {drift:.3g} nats a token")
     return merged
 
 

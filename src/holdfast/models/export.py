@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.errors import ModelError
-from holdfast.models.adapters import divergence, is_tied, merge_adapter, probe_logprobs
+from holdfast.models.adapters import HALF, divergence, is_tied, merge_adapter, probe_logprobs
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,38 @@ def save_final(
         stop_token_ids: tokens that end a turn in the training rows; generation from the saved model stops there.
 
     Raises:
-        ModelError: if merging, saving or loading changes what the model computes.
+        ModelError: if the weights are not finite, or merging, saving or loading changes what the model computes.
     """
     folder = Path(folder)
-    before = probe_logprobs(model)
-    dtype = dtype or main_dtype(model)
-    if torch.finfo(dtype).bits > torch.finfo(main_dtype(model)).bits:
-        model = model.to(dtype)  # before merging, so that the merge is not rounded
-    plain: Any = merge_adapter(model) if isinstance(model, PeftModel) else model
-    plain = plain.to(dtype)
-    drift = divergence(before, probe_logprobs(plain))
-    _set_stop_tokens(plain, tokenizer, stop_token_ids)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    plain.save_pretrained(partial, safe_serialization=True)
-    tokenizer.save_pretrained(partial)
-    _require_same(plain, partial)
     if folder.exists():
         raise ModelError(f"'{folder}' exists already; move it aside first")
+    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if broken:
+        raise ModelError(
+            f"training diverged, the weights are not finite ({broken[0]}): lower the learning rate"
+        )
+    before = probe_logprobs(model)
+    dtype = dtype or main_dtype(model)
+    adapter = folder.with_name(folder.name + ".adapter")
+    if isinstance(model, PeftModel):
+        model.save_pretrained(adapter)  # merging is in place: what was trained must outlive a failure
+        if dtype not in HALF:
+            model = model.to(dtype)  # before merging, so that the merge is not rounded
+    try:
+        plain: Any = merge_adapter(model) if isinstance(model, PeftModel) else model
+        plain = plain.to(dtype)
+        drift = divergence(before, probe_logprobs(plain))
+        _set_stop_tokens(plain, tokenizer, stop_token_ids)
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        plain.save_pretrained(partial, safe_serialization=True)
+        tokenizer.save_pretrained(partial)
+        _require_same(plain, partial)
+    except ModelError as error:
+        kept = f"; the adapter is kept in '{adapter}'" if adapter.exists() else ""
+        raise ModelError(f"'{folder}' was not saved: {error}{kept}") from error
     os.replace(partial, folder)
+    shutil.rmtree(adapter, ignore_errors=True)
     return Exported(folder, str(plain.dtype).removeprefix("torch."), drift)
 
 

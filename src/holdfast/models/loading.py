@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.errors import ConfigError, ModelError
@@ -42,7 +43,7 @@ def load_model(
         options["attn_implementation"] = attention
     try:
         return AutoModelForCausalLM.from_pretrained(name, revision=revision, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"cannot load the model '{name}': {_first_line(error)}") from error
 
 
@@ -65,8 +66,22 @@ def load_tokenizer(
         raise ModelError(f"cannot load a tokenizer from '{name}': {_first_line(error)}") from error
     if chat_template is not None:
         tokenizer.chat_template = read_chat_template(chat_template)
+    return with_padding(tokenizer)
+
+
+def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding with its end token where it has no padding token.
+
+    Padding never reaches the loss (masks come from positions, not from ids), so any token serves.
+
+    Raises:
+        ModelError: it has neither.
+    """
     if tokenizer.pad_token_id is None:
-        # Padding never reaches the loss (masks come from positions, not from ids), so any token serves.
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                "the tokenizer has neither a padding nor an end token: set `tokenizer.eos_token`"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

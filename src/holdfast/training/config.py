@@ -60,6 +60,13 @@ class LeanConfig(TrainingArguments):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bfloat16()
         super().__post_init__()
+        for name, least in (
+            ("per_device_train_batch_size", 1),
+            ("gradient_accumulation_steps", 1),
+            ("learning_rate", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if self.max_length < 2:
             raise ConfigError(
                 f"max_length is {self.max_length}; a row needs a prompt token and a completion token"

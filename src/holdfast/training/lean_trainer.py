@@ -1,25 +1,38 @@
 """What both trainers share: transformers' Trainer, with the loss as one mean over the global batch.
 
-A subclass says how a micro-batch is counted and measured. Everything else (data loading, optimizer, scheduler,
-launchers, checkpoints) is the Trainer's.
+A subclass says how rows are tokenized, and how a micro-batch is counted and measured. Everything else (data loading,
+optimizer, scheduler, launchers, checkpoints) is the Trainer's.
 """
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
+from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput
 
 from holdfast.data.collate import Batch
 from holdfast.errors import ConfigError
+from holdfast.models.token_logprobs import check_logprob_forward, install_logprob_forward
+from holdfast.training.config import LeanConfig
 from holdfast.training.metrics import Measured, MetricSums, means
+from holdfast.training.preparation import Prepared, prepare_model, prepare_tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,16 +63,46 @@ class LogLastStep(TrainerCallback):
 class LeanTrainer(Trainer):
     """Trainer whose gradient does not depend on how a global batch is cut into micro-batches or ranks."""
 
+    args: LeanConfig
+    config_class: ClassVar[type[LeanConfig]]
     # True when the divisor is known only after the last forward of the global batch (thresholded tokens):
     # gradients are then rescaled once, before clipping.
     divides_by_kept: bool = False
 
-    def __init__(self, **kwargs: Any) -> None:
-        args = kwargs["args"]
+    def __init__(
+        self,
+        model: str | Path | nn.Module,
+        args: LeanConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | str | None = None,
+        peft_config: PeftConfig | Mapping[str, Any] | None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+    ) -> None:
+        args = args if args is not None else self.config_class(output_dir="output")
+        # Rows are read before the model is: a bad row is named before it costs anything.
+        tokenizer = prepare_tokenizer(processing_class, model, args)
+        given = {"train": train_dataset, "eval": eval_dataset}
+        self.prepared: dict[str, Prepared] = {
+            name: rows if isinstance(rows, Prepared) else self.prepare(rows, tokenizer, args)
+            for name, rows in given.items()
+            if rows is not None
+        }
+        model = prepare_model(model, args, peft_config, list(self.prepared.values()))
+        install_logprob_forward(model)
         if args.n_gpu > 1:
             # DataParallel would cut our flat tensors along their first dimension.
             args._n_gpu = 1
-        super().__init__(**kwargs)
+        datasets = {name: prepared.dataset for name, prepared in self.prepared.items()}
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=self.collator(tokenizer.pad_token_id),
+            train_dataset=datasets.get("train"),
+            eval_dataset=datasets.get("eval"),
+            processing_class=tokenizer,
+            callbacks=list(callbacks) if callbacks else None,
+        )
         self.add_callback(LogLastStep())
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the global batch already
@@ -75,6 +118,15 @@ class LeanTrainer(Trainer):
                 "DeepSpeed owns the gradients, so they cannot be divided by the kept tokens of the global batch: "
                 "set `normalize: all` on the objective, or use FSDP"
             )
+        self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
+
+    @abstractmethod
+    def prepare(self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: Any) -> Prepared:
+        """Rows of any accepted source -> tokenized rows, checked."""
+
+    @abstractmethod
+    def collator(self, pad_token_id: int) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
+        """What makes a batch of tokenized rows."""
 
     @abstractmethod
     def count(self, batch: Batch) -> Tensor:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase
 
 from holdfast.data.collate import Batch, PairCollator
-from holdfast.models.token_logprobs import check_logprob_forward, install_logprob_forward, token_logprobs
+from holdfast.models.token_logprobs import token_logprobs
 from holdfast.objectives.pairs import ObjectiveTerms, PairLogps, PairObjective, mean_logp, sum_logp
 from holdfast.training.config import PreferenceConfig
 from holdfast.training.lean_trainer import LeanTrainer, MicroBatch
 from holdfast.training.metrics import wide
-from holdfast.training.preparation import Prepared, prepare_model, prepare_pairs, prepare_tokenizer
+from holdfast.training.preparation import Prepared, prepare_pairs
 from holdfast.training.reference import add_reference_logps
 from holdfast.training.scoring import COLLAPSED, take
 
@@ -32,7 +30,7 @@ class PreferenceTrainer(LeanTrainer):
         model: a name or folder, or a loaded causal LM (PEFT models too).
         args: `PreferenceConfig`.
         train_dataset, eval_dataset: rows of any preference layout (see docs/data.md): a `datasets.Dataset`,
-            a list of dicts, or a path.
+            a list of dicts, a path, or what `prepare_pairs` made of one.
         processing_class: the tokenizer; by default the model's own.
         peft_config: a `LoraConfig`, or a mapping of `lora_config`'s settings (`{}`: the SLIME paper's adapter);
             None trains every weight.
@@ -46,48 +44,33 @@ class PreferenceTrainer(LeanTrainer):
     """
 
     args: PreferenceConfig
+    config_class = PreferenceConfig
 
     def __init__(
-        self,
-        model: str | PreTrainedModel | nn.Module,
-        args: PreferenceConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | str | None = None,
-        peft_config: PeftConfig | Mapping[str, Any] | None = None,
-        callbacks: Sequence[TrainerCallback] | None = None,
+        self, model: Any, args: PreferenceConfig | None = None, *arguments: Any, **settings: Any
     ) -> None:
         args = args if args is not None else PreferenceConfig(output_dir="preference")
+        super().__init__(model, args, *arguments, **settings)
         assert isinstance(args.objective, PairObjective)  # resolved by the config
         self.objective = args.objective
-        # Rows are read before the model is: a bad row is named before it costs anything.
-        tokenizer = prepare_tokenizer(processing_class, model, args)
-        self.prepared: dict[str, Prepared] = {
-            name: prepare_pairs(dataset, tokenizer, args)
-            for name, dataset in (("train", train_dataset), ("eval", eval_dataset))
-            if dataset is not None
-        }
-        model = prepare_model(model, args, peft_config, list(self.prepared.values()))
-        install_logprob_forward(model)
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=PairCollator(tokenizer.pad_token_id, shared_prefix=False),
-            train_dataset=self.prepared["train"].dataset if "train" in self.prepared else None,
-            eval_dataset=self.prepared["eval"].dataset if "eval" in self.prepared else None,
-            processing_class=tokenizer,
-            callbacks=list(callbacks) if callbacks else None,
-        )
-        with self.accelerator.autocast():
-            self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
-        if args.shared_prefix and not self.forward_check.shared_prefix and self.is_world_process_zero():
-            logger.warning("shared-prefix rows are off, plain rows are used: %s", self.forward_check.reason)
         self.shared_prefix = args.shared_prefix and self.forward_check.shared_prefix
-        self.data_collator = PairCollator(tokenizer.pad_token_id, shared_prefix=self.shared_prefix)
+        if args.shared_prefix and not self.shared_prefix and self.is_world_process_zero():
+            logger.warning("shared-prefix rows are off, plain rows are used: %s", self.forward_check.reason)
+        self.data_collator = PairCollator(
+            self.processing_class.pad_token_id, shared_prefix=self.shared_prefix
+        )
         if self.objective.needs_reference:
             for name, prepared in self.prepared.items():
                 dataset = add_reference_logps(self, prepared.dataset, args.reference_batch_size)
                 setattr(self, f"{name}_dataset", dataset)
+
+    def prepare(self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: Any) -> Prepared:
+        """Preference rows -> token lists of prompt, chosen and rejected."""
+        return prepare_pairs(rows, tokenizer, args)
+
+    def collator(self, pad_token_id: int) -> PairCollator:
+        """Plain rows, until the model has shown that it takes shared-prefix ones."""
+        return PairCollator(pad_token_id, shared_prefix=False)
 
     def count(self, batch: Batch) -> Tensor:
         """(pairs, rejected tokens) of a micro-batch."""
@@ -118,10 +101,14 @@ def pair_logps(
         rejected=rejected,
         chosen_mask=chosen_mask,
         rejected_mask=rejected_mask,
-        reference_chosen=batch.get("reference_chosen"),
-        reference_rejected=batch.get("reference_rejected"),
+        reference_chosen=_like(logps, batch.get("reference_chosen")),
+        reference_rejected=_like(logps, batch.get("reference_rejected")),
         rejected_tokens_per_pair=rejected_tokens_per_pair,
     )
+
+
+def _like(logps: Tensor, reference: Tensor | None) -> Tensor | None:
+    return None if reference is None else reference.to(logps.dtype)
 
 
 @torch.no_grad()

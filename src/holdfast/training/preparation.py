@@ -23,7 +23,7 @@ from holdfast.data.sources import read_rows
 from holdfast.data.validation import check_rows, count_reasons, enforce, write_quarantine
 from holdfast.errors import ConfigError, ModelError
 from holdfast.models.adapters import attach_adapter, lora_config
-from holdfast.models.loading import load_model, load_tokenizer, read_chat_template
+from holdfast.models.loading import load_model, load_tokenizer, read_chat_template, with_padding
 from holdfast.models.token_logprobs import causal_lm_of
 from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 
@@ -117,9 +117,7 @@ def prepare_tokenizer(
         )
     if args.chat_template is not None:
         processing_class.chat_template = read_chat_template(args.chat_template)
-    if processing_class.pad_token_id is None:
-        processing_class.pad_token = processing_class.eos_token
-    return processing_class
+    return with_padding(processing_class)
 
 
 def prepare_model(

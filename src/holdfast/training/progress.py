@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import TrainOutput
 
 # Shown beside the bar, where logged: log name -> short label.
 WATCHED = {
@@ -65,3 +74,12 @@ class ProgressLine(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def train_with_progress(trainer: Trainer, description: str) -> TrainOutput:
+    """`trainer.train()` behind one `ProgressLine` (none where `disable_tqdm` is set), and nothing else printed."""
+    for printing in (ProgressCallback, PrinterCallback):
+        trainer.pop_callback(printing)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ProgressLine(description))
+    return trainer.train()

@@ -14,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from holdfast.models.token_logprobs import causal_lm_of
 from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.scoring import score_pairs
+
+# Settings of generation, which the trainer aligns with the tokenizer: no log-prob depends on them.
+IDLE = frozenset(
+    {"use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "transformers_version"}
+)
 
 
 def add_reference_logps(trainer: LeanTrainer, dataset: Any, batch_size: int | None = None) -> Any:
@@ -41,9 +48,23 @@ def add_reference_logps(trainer: LeanTrainer, dataset: Any, batch_size: int | No
 
 
 def reference_key(model: nn.Module, dataset: Any, precision: str) -> str:
-    """A hash of everything a reference log-prob depends on: weights, tokens, precision."""
+    """A hash of all a reference log-prob depends on: weights, what the model does with them, tokens, precision."""
     digest = hashlib.sha256()
-    digest.update(json.dumps({"precision": str(precision), "format": 1}).encode())
+    causal_lm = causal_lm_of(model)
+    adapters = {}
+    if isinstance(model, PeftModel):
+        adapters = {name: str(sorted(vars(config).items())) for name, config in model.peft_config.items()}
+    described = {
+        "format": 2,
+        "precision": str(precision),
+        "model": type(causal_lm).__name__,
+        "config": {
+            k: v for k, v in causal_lm.config.to_dict().items() if not k.startswith("_") and k not in IDLE
+        },
+        "adapters": adapters,
+        "active": str(getattr(model, "active_adapters", None)),
+    }
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(str(tensor.dtype).encode())

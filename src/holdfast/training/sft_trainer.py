@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase
 
 from holdfast.data.collate import Batch, SFTCollator
-from holdfast.models.token_logprobs import check_logprob_forward, install_logprob_forward, token_logprobs
+from holdfast.models.token_logprobs import token_logprobs
 from holdfast.objectives.token import TokenObjective
 from holdfast.training.config import SFTConfig
 from holdfast.training.lean_trainer import LeanTrainer, MicroBatch
 from holdfast.training.metrics import wide
-from holdfast.training.preparation import Prepared, prepare_model, prepare_sft, prepare_tokenizer
+from holdfast.training.preparation import Prepared, prepare_sft
 
 
 class SFTTrainer(LeanTrainer):
@@ -31,40 +29,22 @@ class SFTTrainer(LeanTrainer):
     """
 
     args: SFTConfig
+    config_class = SFTConfig
 
-    def __init__(
-        self,
-        model: str | PreTrainedModel | nn.Module,
-        args: SFTConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | str | None = None,
-        peft_config: PeftConfig | Mapping[str, Any] | None = None,
-        callbacks: Sequence[TrainerCallback] | None = None,
-    ) -> None:
+    def __init__(self, model: Any, args: SFTConfig | None = None, *arguments: Any, **settings: Any) -> None:
         args = args if args is not None else SFTConfig(output_dir="sft")
         assert isinstance(args.objective, TokenObjective)  # resolved by the config
         self.objective = args.objective
         self.divides_by_kept = self.objective.normalization == "kept"
-        tokenizer = prepare_tokenizer(processing_class, model, args)
-        self.prepared: dict[str, Prepared] = {
-            name: prepare_sft(dataset, tokenizer, args)
-            for name, dataset in (("train", train_dataset), ("eval", eval_dataset))
-            if dataset is not None
-        }
-        model = prepare_model(model, args, peft_config, list(self.prepared.values()))
-        install_logprob_forward(model)
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=SFTCollator(tokenizer.pad_token_id),
-            train_dataset=self.prepared["train"].dataset if "train" in self.prepared else None,
-            eval_dataset=self.prepared["eval"].dataset if "eval" in self.prepared else None,
-            processing_class=tokenizer,
-            callbacks=list(callbacks) if callbacks else None,
-        )
-        with self.accelerator.autocast():
-            self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
+        super().__init__(model, args, *arguments, **settings)
+
+    def prepare(self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: Any) -> Prepared:
+        """Supervised rows, or the chosen side of preference rows -> tokens and the mask of trained ones."""
+        return prepare_sft(rows, tokenizer, args)
+
+    def collator(self, pad_token_id: int) -> SFTCollator:
+        """Plain causal rows."""
+        return SFTCollator(pad_token_id)
 
     def count(self, batch: Batch) -> Tensor:
         """(target tokens,) of a micro-batch."""
