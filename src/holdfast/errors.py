@@ -24,6 +24,12 @@ class ModelError(HoldfastError):
     """A model, tokenizer or adapter cannot be used as it is."""
 
 
+class Interrupted(HoldfastError):
+    """The user stopped a run."""
+
+    exit_code = 130
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the nearest known name, or the whole list when none is near."""
     known = sorted(known)

@@ -13,11 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.demo.scoring import (
     bootstrap_interval,
-    mean_nats_per_token,
     proportion_interval,
     sample_completions,
     score_completions,
-    share_below,
 )
 from holdfast.demo.world import Task, held_out, right_completion, tiny_tokenizer, wrong_completion
 from holdfast.models.tiny import tiny_model
@@ -80,36 +78,6 @@ def test_scores_agree_with_the_world() -> None:
 def test_as_many_completions_as_tasks() -> None:
     with pytest.raises(ValueError, match="zip"):
         score_completions([NUMBER, TRUTH], ["{}"])
-
-
-# --- log-probabilities ---------------------------------------------------------------------------------
-
-LOGPS = torch.tensor([[-9.0, -1.0, -3.0, -5.0], [-2.0, -20.0, -0.0, -7.0]])
-MASK = torch.tensor([[False, True, True, False], [True, True, True, True]])
-
-
-def test_mean_nats_by_hand() -> None:
-    # (-1 - 3) / 2 = -2; (-2 - 20 - 0 - 7) / 4 = -7.25: the token with p = 1 counts.
-    assert mean_nats_per_token(LOGPS, MASK).tolist() == [-2.0, -7.25]
-
-
-def test_share_below_by_hand() -> None:
-    # ln 1e-4 = -9.21: only the -20. At p = e^-2.5: the -3 of two tokens, and -20 and -7 of four.
-    assert share_below(LOGPS, MASK).tolist() == [0.0, 0.25]
-    assert share_below(LOGPS, MASK, probability=math.exp(-2.5)).tolist() == [0.5, 0.5]
-
-
-def test_padding_may_hold_anything() -> None:
-    logps = LOGPS.masked_fill(~MASK, -math.inf)
-    assert mean_nats_per_token(logps, MASK).tolist() == [-2.0, -7.25]
-    assert share_below(logps, MASK).tolist() == [0.0, 0.25]
-
-
-def test_an_empty_row_is_named() -> None:
-    mask = MASK.clone()
-    mask[1] = False
-    with pytest.raises(ValueError, match=r"rows \[1\] have no completion token"):
-        mean_nats_per_token(LOGPS, mask)
 
 
 # --- intervals -----------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from holdfast import PreferenceConfig, PreferenceTrainer
+from holdfast.errors import ConfigError
 from holdfast.models.adapters import attach_adapter, lora_config
 from holdfast.training.reference import cache_folder, reference_key
 from holdfast.training.scoring import score_pairs, take
@@ -92,3 +95,25 @@ def test_activation_checkpointing_changes_nothing(
         trainer.train()
         losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert losses[0] == losses[1]
+
+
+def test_a_broken_cache_file_is_computed_again(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
+    first = build(model_of(), tokenizer, arguments, objective="dpo")
+    (path,) = Path(arguments["cache_dir"]).glob("reference-*.safetensors")
+    path.write_bytes(b"torn")
+    again = build(model_of(), tokenizer, arguments, objective="dpo")
+    assert again.train_dataset["reference_chosen"] == first.train_dataset["reference_chosen"]
+    assert path.stat().st_size > 10
+
+
+def test_unknown_adapter_settings_are_named(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="unknown setting 'r'"):
+        PreferenceTrainer(
+            model=model_of(),
+            args=PreferenceConfig(**arguments),
+            train_dataset=rows(2),
+            processing_class=tokenizer,
+            peft_config={"r": 4},
+        )

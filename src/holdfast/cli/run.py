@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from holdfast.cli.quiet import quiet_libraries
+from holdfast.errors import Interrupted
 
 
 def run_pipeline(config: Path, overrides: Sequence[str], *, overwrite: bool) -> None:
@@ -16,7 +17,13 @@ def run_pipeline(config: Path, overrides: Sequence[str], *, overwrite: bool) -> 
     from holdfast.experiments.config import load_config
     from holdfast.experiments.pipeline import run
 
-    folder = run(load_config(config, overrides), overwrite=overwrite, say=typer.echo)
+    settings = load_config(config, overrides)
+    try:
+        folder = run(settings, overwrite=overwrite, say=typer.echo)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"interrupted; '{settings.output_dir}' holds the finished stages, nothing of the one that was running"
+        ) from error
     from accelerate import PartialState
 
     if PartialState().is_main_process:

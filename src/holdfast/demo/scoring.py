@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import binomtest
-from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.demo.world import Answer, Task
@@ -126,40 +124,6 @@ def _same_type(answer: Any, right: Answer) -> bool:
     if isinstance(answer, list) and isinstance(right, list):
         return all(type(entry) is int for entry in answer)
     return type(answer) is type(right)
-
-
-# --- log-probabilities ---------------------------------------------------------------------------------
-
-
-def mean_nats_per_token(logps: Tensor, mask: Tensor) -> Tensor:
-    """Mean log-probability of each row's completion tokens.
-
-    Args:
-        logps: (rows, time) log-prob of each token, nats.
-        mask: (rows, time) bool, true at completion tokens.
-
-    Returns:
-        (rows,) float64, nats per token.
-
-    Raises:
-        ValueError: a row has no completion token.
-    """
-    return _mean_over_completion(logps.double(), mask)
-
-
-def share_below(logps: Tensor, mask: Tensor, probability: float = 1e-4) -> Tensor:
-    """Share of each row's completion tokens that the model gives less than `probability`.
-
-    Shapes and errors as `mean_nats_per_token`; returns (rows,) float64 in [0, 1].
-    """
-    return _mean_over_completion((logps < math.log(probability)).double(), mask)
-
-
-def _mean_over_completion(values: Tensor, mask: Tensor) -> Tensor:
-    counts = mask.sum(dim=-1)
-    if not bool((counts > 0).all()):
-        raise ValueError(f"rows {(counts == 0).nonzero().flatten().tolist()} have no completion token")
-    return values.masked_fill(~mask, 0.0).sum(dim=-1) / counts
 
 
 # --- intervals -----------------------------------------------------------------------------------------

@@ -71,7 +71,10 @@ class LeanConfig(TrainingArguments):
             raise ConfigError(
                 f"max_length is {self.max_length}; a row needs a prompt token and a completion token"
             )
-        self.objective = resolve_objective(self.objective)
+        try:
+            self.objective = resolve_objective(self.objective)
+        except ValueError as error:
+            raise ConfigError(f"objective: {error}") from error
         if self.objective.kind != self.objective_kind:
             raise ConfigError(
                 f"{type(self).__name__} takes a {self.objective_kind} objective; '{self.objective.name}' is a "

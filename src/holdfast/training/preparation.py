@@ -21,13 +21,15 @@ from holdfast.data.lengths import LengthReport, LengthRule
 from holdfast.data.records import PreferenceRecord, SFTRecord
 from holdfast.data.sources import read_rows
 from holdfast.data.validation import check_rows, count_reasons, enforce, write_quarantine
-from holdfast.errors import ConfigError, ModelError
+from holdfast.errors import ConfigError, ModelError, did_you_mean
 from holdfast.models.adapters import attach_adapter, lora_config
 from holdfast.models.loading import load_model, load_tokenizer, read_chat_template, with_padding
 from holdfast.models.token_logprobs import causal_lm_of
 from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
+
+LORA_SETTINGS = frozenset({"rank", "alpha", "dropout", "train_head"})
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,10 @@ def prepare_model(
                 "the model has an adapter already: leave out `peft_config` to go on training that one"
             )
         if isinstance(peft_config, Mapping):
+            unknown = peft_config.keys() - LORA_SETTINGS
+            if unknown:
+                name = sorted(unknown)[0]
+                raise ConfigError(f"peft_config: unknown setting '{name}'{did_you_mean(name, LORA_SETTINGS)}")
             peft_config = lora_config(model, **peft_config)
         if not isinstance(peft_config, LoraConfig):
             raise ConfigError(f"peft_config must be a LoraConfig, not {type(peft_config).__name__}")

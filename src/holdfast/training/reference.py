@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from holdfast.models.token_logprobs import causal_lm_of
 from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.scoring import score_pairs
+
+logger = logging.getLogger(__name__)
 
 # Settings of generation, which the trainer aligns with the tokenizer: no log-prob depends on them.
 IDLE = frozenset(
@@ -35,9 +39,8 @@ def add_reference_logps(trainer: LeanTrainer, dataset: Any, batch_size: int | No
     """
     key = reference_key(trainer.model, dataset, trainer.accelerator.mixed_precision)
     path = cache_folder(trainer.args.cache_dir) / f"reference-{key}.safetensors"
-    if path.is_file():
-        columns = load_file(path)
-    else:
+    columns = _cached(path)
+    if columns is None:
         scores = score_pairs(trainer, dataset, "reference log-probs", batch_size)
         columns = {"chosen": scores.chosen.clone(), "rejected": scores.rejected.clone()}
         if trainer.is_world_process_zero():
@@ -45,6 +48,17 @@ def add_reference_logps(trainer: LeanTrainer, dataset: Any, batch_size: int | No
     return dataset.add_column("reference_chosen", columns["chosen"].tolist()).add_column(
         "reference_rejected", columns["rejected"].tolist()
     )
+
+
+def _cached(path: Path) -> dict[str, Tensor] | None:
+    """What the cache holds; a file that cannot be read is computed again, and said so."""
+    if not path.is_file():
+        return None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        logger.warning("the cached reference '%s' cannot be read (%s); computing it again", path, error)
+        return None
 
 
 def reference_key(model: nn.Module, dataset: Any, precision: str) -> str:
