@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,9 +13,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # tests run side by side: one thread each, in the processes they start too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# what tests compute goes where it is thrown away
+os.environ["HOLDFAST_CACHE"] = tempfile.mkdtemp(prefix="holdfast-tests-")
+
 import pytest
 import torch
 
+atexit.register(shutil.rmtree, os.environ["HOLDFAST_CACHE"], ignore_errors=True)
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]

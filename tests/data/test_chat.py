@@ -121,6 +121,16 @@ def test_raw_text_trains_all_but_its_first_token(make_tokenizer: MakeTokenizer) 
     assert report.sides["completion"].tokens == 3
 
 
+def test_raw_text_that_spells_the_bos_has_it_twice(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer(None, **BOS)
+    with pytest.raises(
+        InvalidRows, match="spells the BOS that the tokenizer adds itself: .'<s>', '<s>', 'a'"
+    ):
+        encode_sft([text_record("here", "<s>abc")], tokenizer, ANY_LENGTH)
+    inside, _ = encode_sft([text_record("here", "a<s>b")], tokenizer, ANY_LENGTH)
+    assert tokenizer.decode(inside[0].input_ids) == "<s>a<s>b"
+
+
 def test_text_of_one_token_trains_nothing(make_tokenizer: MakeTokenizer) -> None:
     with pytest.raises(InvalidRows, match="empty_completion: the text is one token"):
         encode_sft([text_record("here", "a")], make_tokenizer(), ANY_LENGTH)
@@ -146,6 +156,14 @@ def test_template_that_drops_earlier_reasoning(make_tokenizer: MakeTokenizer) ->
     with pytest.raises(InvalidRows, match="once the conversation goes on") as error:
         encode_sft([record], tokenizer, ANY_LENGTH, train_on="all")
     assert "set `train_on: last`" in str(error.value)
+
+
+def test_default_system_turn_with_every_turn_trained(make_tokenizer: MakeTokenizer) -> None:
+    before = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
+    tokenizer = make_tokenizer(before=before)
+    (every,), _ = encode_sft([conversation("a", "one", "b", "two")], tokenizer, ANY_LENGTH, train_on="all")
+    assert trained(every, tokenizer) == ["one<|im_end|>", "two<|im_end|>"]
+    assert tokenizer.decode(every.input_ids).count("Be kind.") == 1
 
 
 def test_append_eos_closes_the_last_turn_only(make_tokenizer: MakeTokenizer) -> None:

@@ -109,6 +109,35 @@ PREFERENCE_ROWS: list[tuple[str, dict[str, Any], list[dict[str, str]], str, str]
         "5",
     ),
     (
+        "ultrafeedback",
+        {
+            "source": "sharegpt",
+            "instruction": "2 + 2?",
+            "models": ["a", "b"],
+            "completions": [
+                {"model": "a", "response": "5", "overall_score": 2.5, "fine-grained_score": 3.0},
+                {"model": "b", "response": "4", "overall_score": 8.0, "fine-grained_score": 4.5},
+            ],
+        },
+        [user("2 + 2?")],
+        "4",
+        "5",
+    ),
+    (  # LLaMA-Factory's ranking files
+        "preference_alpaca",
+        {
+            "system": "Be brief.",
+            "instruction": "Sure?",
+            "input": "",
+            "history": [["2 + 2?", "3"]],
+            "chosen": "4",
+            "rejected": "5",
+        },
+        [SYSTEM, user("2 + 2?"), assistant("3"), user("Sure?")],
+        "4",
+        "5",
+    ),
+    (
         "hh_rlhf",
         {
             "chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 3\n\nHuman: Sure?\n\nThink: twice.\n\nAssistant: 4",
@@ -357,6 +386,48 @@ FAULTS: list[tuple[str, Any, str, str]] = [
         "empty_completion",
         "'rejected'",
     ),
+    (
+        "preference_alpaca",
+        {"instruction": "a", "history": ["b"], "chosen": "c", "rejected": "d"},
+        "wrong_type",
+        "'history' must be a list of .question, answer. pairs",
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "add(2)"}]},
+        "wrong_type",
+        r"'conversations'\[1\].value must be a function call as JSON",
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "[]"}]},
+        "wrong_type",
+        "must be {name, arguments}",
+    ),
+    (
+        "messages",
+        {"messages": [{"role": ["user"], "content": "a"}, assistant("b")]},
+        "unknown_role",
+        "has the role .'user'.",
+    ),
+    (
+        "ultrafeedback",
+        {"instruction": "a", "completions": [{"response": "b", "overall_score": 1}]},
+        "missing_key",
+        "1 of 1 completions have an 'overall_score'; a pair needs two",
+    ),
+    (
+        "ultrafeedback",
+        {"instruction": "a", "completions": [{"response": t, "overall_score": 7} for t in "bc"]},
+        "equal_pair",
+        "all 2 completions with a score have the same, 7",
+    ),
+    (
+        "ultrafeedback",
+        {"instruction": "a", "completions": [{"response": None, "overall_score": 7}]},
+        "wrong_type",
+        r"'completions'\[0\].response must be a string, not null",
+    ),
     ("messages", {"messages": [user("a")]}, "turn_order", "user turn"),
     ("messages", {"messages": []}, "empty_completion", "no message"),
     (
@@ -398,6 +469,28 @@ def test_content_in_text_parts_is_joined() -> None:
     parts = [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]
     row = {"messages": [{"role": "user", "content": parts}, assistant("4")]}
     assert get_format("messages", "sft").to_sft(row, "here").messages[0] == user("2 + 2?")
+
+
+def test_function_calls_become_tool_calls() -> None:
+    """LLaMA-Factory's ShareGPT files: a call, what the tool returned, and the answer."""
+    row = {
+        "conversations": [
+            {"from": "human", "value": "2 + 2?"},
+            {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 2, "b": 2}}'},
+            {"from": "observation", "value": "4"},
+            {"from": "gpt", "value": "It is 4."},
+        ],
+        "tools": '[{"name": "add"}]',
+    }
+    record = get_format("sharegpt", "sft").to_sft(row, "here")
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
+    assert record.messages == [
+        user("2 + 2?"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "4"},
+        assistant("It is 4."),
+    ]
+    assert record.tools == [{"name": "add"}]
 
 
 def test_null_keys_of_messages_are_left_out() -> None:

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from holdfast.data.chat import EncodedPair, LengthRule, encode_pairs
+from holdfast.data.chat import EncodedPair, LengthRule, encode_pairs, encode_sft
 from holdfast.data.faults import Problem
 from holdfast.data.records import PreferenceRecord, preference_record
+from holdfast.data.rendering import ChatRenderer
 from holdfast.data.validation import InvalidRows
 from holdfast.errors import DataError
 
@@ -73,6 +77,54 @@ def test_template_whose_generation_prompt_is_not_the_rendered_turn(
     assert problem.reason == "template"
     assert "<think>" in problem.detail  # the prompt as rendered for generation
     assert "assistant\\nyes<|im_end|>" in problem.detail  # and the conversation
+
+
+def test_template_that_strips_answers_alone(make_tokenizer: MakeTokenizer) -> None:
+    """The prompt keeps its whitespace; sides that differ only in what is stripped are no pair."""
+    content = "(m['content'].strip() if m['role'] == 'assistant' else m['content'])"
+    tokenizer = make_tokenizer(content=content, merges=[("Ċ", "Ċ")])
+    encoded = encode(pair(" Hi ", "\nyes\n", "no"), tokenizer)
+    assert "user\n Hi <|im_end|>" in tokenizer.decode(encoded.prompt_ids)
+    assert tokenizer.decode(encoded.chosen_ids) == "yes<|im_end|>"
+
+
+def test_template_that_opens_the_last_answer_with_empty_reasoning(make_tokenizer: MakeTokenizer) -> None:
+    """As Qwen3's: the rendered turn has more than the generation prompt, and what it adds is trained."""
+    last = "('<think>\n\n</think>\n\n' if m['role'] == 'assistant' and loop.last else '') + m['content']"
+    tokenizer = make_tokenizer(content=f"({last})")
+    encoded = encode(pair(), tokenizer)
+    assert tokenizer.decode(encoded.prompt_ids).endswith("<|im_start|>assistant\n")
+    assert tokenizer.decode(encoded.chosen_ids) == "<think>\n\n</think>\n\nyes<|im_end|>"
+
+
+def test_template_that_drops_earlier_reasoning_from_a_prompt(make_tokenizer: MakeTokenizer) -> None:
+    content = "(m['content'] if loop.last else m['content'].split('</think>')[-1])"
+    tokenizer = make_tokenizer(content=content)
+    record = preference_record(
+        "rows.jsonl:7",
+        [message("user", "a"), message("assistant", "hm</think>one"), message("user", "b")],
+        [message("assistant", "ha</think>two")],
+        [message("assistant", "three")],
+    )
+    encoded = encode(record, tokenizer)
+    assert "one<|im_end|>" in tokenizer.decode(encoded.prompt_ids)
+    assert "hm" not in tokenizer.decode(encoded.prompt_ids)
+    assert tokenizer.decode(encoded.chosen_ids) == "ha</think>two<|im_end|>"
+
+
+def test_template_that_keeps_reasoning_until_the_answer_is_there(make_tokenizer: MakeTokenizer) -> None:
+    """The prompt asked with is another than the one trained behind: earlier reasoning goes once answered."""
+    kept = "(m['content'] if add_generation_prompt else m['content'].split('</think>')[-1])"
+    record = preference_record(
+        "rows.jsonl:7",
+        [message("user", "a"), message("assistant", "hm</think>one"), message("user", "b")],
+        [message("assistant", "two")],
+        [message("assistant", "three")],
+    )
+    problem = fault(record, make_tokenizer(content=kept))
+    assert "the prompt as rendered for generation is not how the whole conversation begins" in problem.detail
+    assert "hm</think>one" in problem.detail
+    assert problem.check == "prompt_is_prefix"
 
 
 def test_template_without_an_end_token(make_tokenizer: MakeTokenizer) -> None:
@@ -183,6 +235,27 @@ def test_tokenizer_that_merges_across_the_boundary(make_tokenizer: MakeTokenizer
     assert tokenizer.decode(encode(pair(chosen="yes"), tokenizer).chosen_ids) == "yes<|im_end|>"
 
 
+def test_tokenizer_that_merges_the_space_before_an_answer(make_tokenizer: MakeTokenizer) -> None:
+    """`assistant: ` + `yes`: a space at the prompt's end becomes part of the answer's first token."""
+    ask = "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    turn = "{{ m['role'] + ': ' + m['content'] + '<|im_end|>' }}"
+    tokenizer = make_tokenizer(turn, ask=ask, merges=[("Ġ", "y")])
+    problem = fault(pair(), tokenizer)
+    assert "the tokenizer merges the prompt's end" in problem.detail
+    assert "'t', ':', ' ']" in problem.detail
+    assert "'t', ':', ' y', 'e', 's', '<|im_end|>']" in problem.detail
+
+
+def test_bos_of_template_and_tokenizer_is_written_once(make_tokenizer: MakeTokenizer) -> None:
+    """A template that writes BOS, and a tokenizer that adds one: on every side, and in demonstrations, one."""
+    tokenizer = make_tokenizer(before="{{ bos_token }}", **BOS)
+    record = pair()
+    (sft,), _ = encode_sft([record.chosen_as_sft()], tokenizer, ANY_LENGTH)
+    encoded = encode(record, tokenizer)
+    for ids in (sft.input_ids, encoded.prompt_ids + encoded.chosen_ids + encoded.rejected_ids):
+        assert ids.count(tokenizer.bos_token_id) == 1
+
+
 def test_prompt_of_no_tokens(make_tokenizer: MakeTokenizer) -> None:
     answers = "{% if m['role'] == 'assistant' %}{{ m['content'] + '<|im_end|>' }}{% endif %}"
     assert "no tokens" in fault(pair(), make_tokenizer(answers, ask="")).detail
@@ -197,3 +270,65 @@ def test_tokens_beyond_the_vocabulary(tokenizer: PreTrainedTokenizerFast) -> Non
     assert f"token ['<|im_start|>'] has id {end}" in problem.detail
     assert f"has {end} rows" in problem.detail
     assert f"has {size} tokens" in problem.detail
+
+
+# --- shared text is tokenized once -------------------------------------------------------------------
+
+pieces = st.lists(
+    st.sampled_from(["<|im_start|>", "<|im_end|>", "<s>", "<", "|>", "a", " a", "\n", "é"]), max_size=8
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"merges": [("Ċ", "Ċ"), ("Ġ", "a")]}, BOS])
+@given(shared=pieces, ends=st.lists(pieces, min_size=1, max_size=4))
+def test_tokens_of_a_group_are_those_of_its_texts(
+    make_tokenizer: MakeTokenizer, options: dict[str, Any], shared: list[str], ends: list[list[str]]
+) -> None:
+    chat = ChatRenderer(make_tokenizer(**options))
+    texts = ["".join(shared + end) for end in ends]
+    assert chat.tokenize_groups([texts, [], texts[:1]]) == [
+        chat.tokenize(texts),
+        [],
+        chat.tokenize(texts[:1]),
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@given(shared=pieces, ends=st.lists(pieces, min_size=1, max_size=4))
+def test_tokens_of_a_group_where_words_carry_their_space(
+    scheme: str, shared: list[str], ends: list[list[str]]
+) -> None:
+    """As SentencePiece's: a space is put before a text's first word, which must not happen anew at a cut."""
+    letters = {letter: n for n, letter in enumerate(["▁", "a", "▁a", "<", "|", ">", "\n", "é", "i", "s"])}
+    backend = Tokenizer(models.BPE(vocab=letters, merges=[("▁", "a")], unk_token="<"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    backend.add_special_tokens([AddedToken(t, normalized=False) for t in ("<|im_start|>", "<|im_end|>")])
+    chat = ChatRenderer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>"))
+    texts = ["".join(shared + end) for end in ends]
+    assert chat.tokenize_groups([texts]) == [chat.tokenize(texts)]
+
+
+def test_what_a_group_shares_is_tokenized_once(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = ChatRenderer(tokenizer)
+    asked: list[str] = []
+    monkeypatch.setattr(chat, "tokenize", lambda texts: asked.extend(texts) or [[0]] * len(texts))
+    chat.tokenize_groups([["<s>long<|im_end|>a", "<s>long<|im_end|>a yes", "<s>long<|im_end|>a no"]])
+    assert asked == ["<s>long", "<|im_end|>a", "<|im_end|>a yes", "<|im_end|>a no"]
+
+
+def test_tokens_that_overlap_or_take_their_spaces_cut_nothing(make_tokenizer: MakeTokenizer) -> None:
+    text = "a<pad>b<|im_start|>c<|im_end|>d"
+
+    def shared(*tokens: AddedToken) -> str:
+        tokenizer = make_tokenizer()
+        tokenizer.add_tokens(list(tokens), special_tokens=True)
+        return ChatRenderer(tokenizer)._shared_head([text, text + "e"])
+
+    assert shared() == "a<pad>b<|im_start|>c"
+    # begins where `<|im_end|>` cannot: the cut is at its own beginning
+    assert shared(AddedToken("c<|im", special=True)) == "a<pad>b<|im_start|>"
+    # takes the spaces before it, and hides `<|im_end|>`: the cut is at the token before
+    assert shared(AddedToken("c<|im_end|>", special=True, lstrip=True)) == "a<pad>b"
+    assert shared(AddedToken("b<|im_start|>c<|im_end|>", special=True, lstrip=True)) == "a"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,13 +42,64 @@ def run(
 
 @app.command()
 def demo(
-    output_dir: Annotated[Path, typer.Option(help="Where the report and the models go.")] = Path("runs/demo"),
+    output_dir: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of rows, training and sampling.")] = 0,
 ) -> None:
     """Two minutes, no network: SLIME beside DPO, SimPO and SFT in the tiny world."""
     from holdfast.cli.demo import show_demo
 
     show_demo(output_dir, seed)
+
+
+@app.command()
+def check(
+    source: Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="A file, a folder or a hub name.")],
+    model: Annotated[
+        str | None, typer.Option(help="Also tokenize, with this model's tokenizer and chat template.")
+    ] = None,
+    kind: Annotated[
+        Literal["preference", "sft"], typer.Option(help="What the rows are to serve as.")
+    ] = "preference",
+    format: Annotated[str | None, typer.Option(help="The rows' layout; by default found out.")] = None,
+    split: Annotated[str | None, typer.Option(help="A split of a hub data set or folder.")] = None,
+    revision: Annotated[str | None, typer.Option(help="A revision of a hub data set.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens a prompt and one answer may have together.")
+    ] = None,
+    max_prompt_length: Annotated[int | None, typer.Option(help="Tokens a prompt may have.")] = None,
+    on_overflow: Annotated[
+        Literal["cut", "drop", "error"], typer.Option(help="What happens to longer rows.")
+    ] = "cut",
+    validation: Annotated[
+        Literal["strict", "lenient"], typer.Option(help="strict: one bad row is exit code 2.")
+    ] = "strict",
+    quarantine: Annotated[
+        Path | None, typer.Option(help="Write every bad row here, with its reason.")
+    ] = None,
+    num_proc: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the report as a page.")] = None,
+) -> None:
+    """Check every row before anything is trained: what is bad and where, lengths, balance, examples."""
+    from holdfast.cli.check import show_check
+
+    code = show_check(
+        source,
+        model=model,
+        kind=kind,
+        format=format,
+        split=split,
+        revision=revision,
+        max_length=max_length,
+        max_prompt_length=max_prompt_length,
+        on_overflow=on_overflow,
+        validation=validation,
+        quarantine=quarantine,
+        num_proc=num_proc,
+        as_json=as_json,
+        html=html,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -87,6 +138,3 @@ def main() -> None:
     except HoldfastError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.secho("interrupted", fg="yellow", err=True)
-        sys.exit(130)

@@ -4,6 +4,7 @@ sources.py             a path, hub name or data set -> rows, each with the place
 file_readers.py        one kind of file -> its rows
 formats.py             the table of accepted row layouts, and which of them a file has
 preference_layouts.py  preference rows of each layout -> records
+scored_layouts.py      rows of several scored completions -> records, by a stated rule
 sft_layouts.py         supervised rows of each layout -> records
 messages.py            one value of a row -> checked messages
 records.py             PreferenceRecord, SFTRecord
@@ -12,7 +13,14 @@ validation.py          every row checked; strict refuses, lenient sets aside
 splits.py              disjoint by prompt, decided by a seeded hash
 rendering.py           a tokenizer and its chat template, and what is checked of both
 lengths.py             max_length: one rule for both sides of a pair, and its report
-chat.py                records -> tokens and completion masks
+encoders.py            one record -> tokens and completion mask
+chat.py                many records -> the same, bad rows set aside
+processes.py           chunks of a stream, worked on by several processes
+prepared.py            tokenized rows kept on disk, by content
+check.py               every row of a source checked, in bounded memory
+findings.py            what a check counts
+check_warnings.py      what is no fault, yet worth knowing
+check_report.py        what a check found, as plain data
 packing.py             pairs -> shared-prefix rows
 collate.py             rows of tokens -> tensors
 """

@@ -25,6 +25,9 @@ Reason = Literal[
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
+# What must hold of a chat template to train on what it renders.
+TemplateProperty = Literal["prompt_is_prefix", "one_bos", "end_is_trained", "completion_has_tokens"]
+
 EXCERPT = 200  # characters of a row shown in messages
 
 
@@ -35,17 +38,25 @@ class RowFault(DataError):
         where: the place, as `rows.jsonl:17` or `rows.json row 17`; lines and rows are counted from 1.
         reason: one of `REASONS`.
         detail: what is wrong, naming the key, and what to do.
+        check: the property of the chat template that does not hold; None for faults of another kind.
     """
 
-    def __init__(self, reason: Reason, detail: str, where: str = "") -> None:
+    def __init__(
+        self, reason: Reason, detail: str, where: str = "", *, check: TemplateProperty | None = None
+    ) -> None:
         super().__init__(f"{where + ': ' if where else ''}{reason}: {detail}")
         self.reason: Reason = reason
         self.detail = detail
         self.where = where
+        self.check = check
 
     def at(self, where: str) -> RowFault:
         """The same fault, with its place."""
-        return RowFault(self.reason, self.detail, where)
+        return RowFault(self.reason, self.detail, where, check=self.check)
+
+    def problem(self, row: Any) -> Problem:
+        """The fault with the row it is of."""
+        return Problem(self.where, self.reason, self.detail, row, self.check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ class Problem:
     reason: Reason
     detail: str
     row: Any
+    check: TemplateProperty | None = None
 
     @property
     def row_excerpt(self) -> str:

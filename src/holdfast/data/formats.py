@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
-from holdfast.data import preference_layouts, sft_layouts
+from holdfast.data import preference_layouts, scored_layouts, sft_layouts
 from holdfast.data.faults import RowFault, kind_of, names_of
 from holdfast.data.records import PreferenceRecord, Record, Row, SFTRecord
 from holdfast.errors import ConfigError, DataError, did_you_mean
@@ -30,6 +31,8 @@ class Format:
         values: what stands under them, in words.
         matches: whether a row (a mapping) has this layout.
         read: (row, where) -> the record; raises RowFault without a place.
+        rule: how a pair is drawn where a row holds more than two completions, `{seed}` in it; `read` then takes
+            a `seed` too. Empty for the other layouts.
     """
 
     name: str
@@ -37,7 +40,14 @@ class Format:
     keys: tuple[str, ...]
     values: str
     matches: Callable[[Row], bool]
-    read: Callable[[Row, str], Record]
+    read: Callable[..., Record]
+    rule: str = ""
+
+    def seeded(self, seed: int) -> Format:
+        """The layout with the seed its pairs are drawn by; itself where it draws none."""
+        if not self.rule:
+            return self
+        return replace(self, read=partial(self.read, seed=seed), rule=self.rule.format(seed=seed))
 
     def to_preference(self, row: Any, where: str) -> PreferenceRecord:
         """The row as a preference pair.
@@ -194,6 +204,16 @@ FORMATS: tuple[Format, ...] = (
         "strings, and `input` where there is one",
         preference_layouts.is_alpaca,
         preference_layouts.read_alpaca,
+    ),
+    Format(
+        "ultrafeedback",
+        "preference",
+        ("instruction", "completions"),
+        "a string, and a list of {response, overall_score}",
+        scored_layouts.is_ultrafeedback,
+        scored_layouts.read_ultrafeedback,
+        "the best overall_score (the first of equals) against one completion that scores lower, drawn by a "
+        "hash of the row with seed {seed}; rows whose completions all score the same give no pair",
     ),
     Format(
         "messages",

@@ -6,12 +6,13 @@ import json
 import math
 from typing import Any
 
-from holdfast.data.faults import RowFault, kind_of, names_of
+from holdfast.data.faults import RowFault, as_json, kind_of, names_of
 from holdfast.data.records import Message, Row
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # ShareGPT's words for them.
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
+FUNCTION_CALL = "function_call"  # ShareGPT's role of an assistant turn that calls tools
 
 
 def value_of(row: Row, key: str, name: str = "the row") -> Any:
@@ -75,10 +76,12 @@ def message_of(value: Any, name: str) -> Message:
         ("from", "value") if "from" in value and "role" not in value else ("role", "content")
     )
     role = value_of(value, role_key, name)
+    if role == FUNCTION_CALL:
+        return _function_call(value_of(value, content_key, name), f"{name}.{content_key}")
     if isinstance(role, str) and role_key == "from":
         role = SHAREGPT_ROLES.get(role, role)
-    if role not in ROLES:
-        known = ROLES if role_key == "role" else (*SHAREGPT_ROLES, *ROLES)
+    if not isinstance(role, str) or role not in ROLES:
+        known = ROLES if role_key == "role" else (*SHAREGPT_ROLES, FUNCTION_CALL, *ROLES)
         raise RowFault("unknown_role", f"{name} has the role {role!r} (known: {', '.join(known)})")
     taken = (role_key, content_key)
     rest = {key: item for key, item in value.items() if key not in taken and item is not None}
@@ -86,6 +89,28 @@ def message_of(value: Any, name: str) -> Message:
     content = "" if calls_only else value_of(value, content_key, name)
     text = _content(content, f"{name}.{content_key}")
     return {"role": role, "content": text, **checked_value(rest, name)}
+
+
+def _function_call(value: Any, name: str) -> Message:
+    """The assistant turn of a call written as JSON: `{"name": ..., "arguments": {...}}`, or a list of such."""
+    try:
+        calls = json.loads(checked_text(value, name)) if isinstance(value, str) else value
+    except ValueError as error:
+        raise RowFault("wrong_type", f"{name} must be a function call as JSON: {error}") from None
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        raise RowFault(
+            "wrong_type",
+            f"{name} must be {{name, arguments}}, or a list of such, not {as_json(value)[:80]}",
+        )
+    functions = [{"name": call["name"], "arguments": call.get("arguments", {})} for call in calls]
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"type": "function", "function": checked_value(function, name)} for function in functions
+        ],
+    }
 
 
 def _content(value: Any, name: str) -> str:
@@ -129,9 +154,23 @@ def with_system(row: Row, messages: list[Message]) -> list[Message]:
 
 
 def instruction_of(row: Row) -> list[Message]:
-    """Alpaca's `instruction`, and its `input` below it where there is one, as one user turn."""
+    """Alpaca's `instruction`, and its `input` below it where there is one, as one user turn.
+
+    `history`, a list of [question, answer] pairs, comes before it.
+    """
     parts = [text_of(row, "instruction"), optional_text(row, "input")]
-    return [{"role": "user", "content": "\n".join(part for part in parts if part)}]
+    return [*_history(row), {"role": "user", "content": "\n".join(part for part in parts if part)}]
+
+
+def _history(row: Row) -> list[Message]:
+    turns = row.get("history") or []
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        raise RowFault("wrong_type", "'history' must be a list of [question, answer] pairs")
+    return [
+        {"role": role, "content": checked_text(text, f"'history'[{index}]")}
+        for index, turn in enumerate(turns)
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
 
 
 def template_inputs(row: Row) -> dict[str, Any]:

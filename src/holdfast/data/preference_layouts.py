@@ -98,18 +98,19 @@ def _split_conversations(
             f"'chosen' ({len(chosen)} turns) and 'rejected' ({len(rejected)}) share {shared} turns; "
             "they must share all but the last turn of each",
         )
-    return _pair(row, where, prompt, chosen[-1:], rejected[-1:])
+    return pair_of(row, where, prompt, chosen[-1:], rejected[-1:])
 
 
 def _two_completions(row: Row, where: str, prompt: list[Message]) -> PreferenceRecord:
-    return _pair(
+    return pair_of(
         row, where, prompt, turns_of(row, "chosen", "assistant"), turns_of(row, "rejected", "assistant")
     )
 
 
-def _pair(
+def pair_of(
     row: Row, where: str, prompt: list[Message], chosen: list[Message], rejected: list[Message]
 ) -> PreferenceRecord:
+    """The pair, with the row's own system text, template inputs and annotations."""
     return preference_record(
         where,
         with_system(row, prompt),

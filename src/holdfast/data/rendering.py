@@ -5,7 +5,9 @@ Faults of a template are errors that show the text or the tokens; nothing is rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -50,10 +52,14 @@ class ChatRenderer:
         self.name = tokenizer.name_or_path or type(tokenizer).__name__
         self.bos: int | None = tokenizer.bos_token_id
         self.eos_to_append: list[int] = [tokenizer.eos_token_id] if append_eos else []
-        self.adds_bos = self.bos is not None and tokenizer("a")["input_ids"][:1] == [self.bos]
         self.end_tokens = _end_tokens(tokenizer)
         if append_eos and tokenizer.eos_token_id is None:
             raise DataError(f"append_eos: the tokenizer '{self.name}' has no EOS token")
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer begins texts with BOS. Asked of it once, when first needed."""
+        return self.bos is not None and self.tokenizer("a")["input_ids"][:1] == [self.bos]
 
     def render(self, messages: Sequence[Message], record: Record, *, add_generation_prompt: bool) -> str:
         """The template's text for `messages`, with the record's tools and template inputs.
@@ -90,6 +96,42 @@ class ChatRenderer:
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
+    def tokenize_groups(self, groups: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """As `tokenize` for every text of every group; what the texts of a group share is tokenized once.
+
+        A text is cut only where a special token begins: the tokenizer cuts there itself, first of all, so the
+        tokens of the parts are those of the whole.
+        """
+        heads = [self._shared_head(texts) for texts in groups]
+        tails = [text[len(head) :] for head, texts in zip(heads, groups, strict=True) for text in texts]
+        parts = list(dict.fromkeys([*heads, *tails]))
+        ids = dict(zip(parts, self.tokenize(parts), strict=True))
+        return [
+            [ids[head] + ids[text[len(head) :]] for text in texts]
+            for head, texts in zip(heads, groups, strict=True)
+        ]
+
+    def _shared_head(self, texts: Sequence[str]) -> str:
+        """What all texts begin with, up to the last special token of the shortest (normally, the prompt)."""
+        shared = min(texts, key=len, default="")
+        if len(texts) < 2 or self._cuts is None or not all(text.startswith(shared) for text in texts):
+            return ""
+        return shared[: max((match.start() for match in self._cuts.finditer(shared)), default=0)]
+
+    @cached_property
+    def _cuts(self) -> re.Pattern[str] | None:
+        """Finds special tokens that cut a text wherever they stand: written as they are, overlapping no other."""
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
+            return None
+        added = list(self.tokenizer.added_tokens_decoder.values())
+        plain = [
+            t for t in added if t.special and not (t.normalized or t.lstrip or t.rstrip or t.single_word)
+        ]
+        names = [
+            token.content for token in plain if not any(_overlap(o.content, token.content) for o in added)
+        ]
+        return re.compile("|".join(map(re.escape, names))) if names else None
+
     def tokenize_text(self, text: str) -> list[int]:
         """Token ids of raw text, with the special tokens the tokenizer itself adds."""
         ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
@@ -102,7 +144,9 @@ class ChatRenderer:
             RowFault: `template` otherwise.
         """
         if not prompt_ids:
-            raise RowFault("template", "the chat template renders the prompt to no tokens")
+            raise RowFault(
+                "template", "the chat template renders the prompt to no tokens", check="prompt_is_prefix"
+            )
         leading = next((n for n, token in enumerate(prompt_ids) if token != self.bos), len(prompt_ids))
         if self.adds_bos and leading == 0:
             raise RowFault(
@@ -110,12 +154,14 @@ class ChatRenderer:
                 f"the tokenizer begins texts with {self.show([self.bos])}, but the rendered prompt begins "
                 f"with {self.show(prompt_ids[:SHOWN])}; put {{{{ bos_token }}}} at the head of the chat "
                 "template",
+                check="one_bos",
             )
         if self.bos is not None and leading > 1:
             raise RowFault(
                 "template",
                 f"the rendered prompt begins with {leading} BOS tokens: {self.show(prompt_ids[:SHOWN])}; "
                 "remove all but one from the chat template",
+                check="one_bos",
             )
 
     def check_prefix(
@@ -138,6 +184,7 @@ class ChatRenderer:
                 f"it goes on {_around(prompt, at)}, the conversation {_around(full, at)}. The model would be "
                 "trained on another prompt than it is asked with; mend the chat template, or set "
                 "`chat_template_kwargs`",
+                check="prompt_is_prefix",
             )
         if list(full_ids[: len(prompt_ids)]) != list(prompt_ids):
             alone, within = self.show_parting(prompt_ids, full_ids)
@@ -146,6 +193,7 @@ class ChatRenderer:
                 "the tokenizer merges the prompt's end with the completion's beginning: the prompt alone "
                 f"gives {alone}, with the completion {within}. Let the template's generation prompt end "
                 "with a special token, or take leading whitespace off the completion",
+                check="prompt_is_prefix",
             )
 
     def end_of_turn(self, ids: Sequence[int], start: int, *, may_stay_open: bool = True) -> int:
@@ -170,10 +218,13 @@ class ChatRenderer:
                 "no special token ends the assistant's turn, so the model would never learn to stop. Its "
                 f"last tokens: {self.show(ids[start:][-SHOWN:])}. End the turn with {{{{ eos_token }}}} in "
                 "the chat template, or (for the last turn) set `append_eos: true`",
+                check="end_is_trained",
             )
         if len(content) <= SHOWN and not self.tokenizer.decode(content).strip():
             raise RowFault(
-                "empty_completion", "the chat template leaves nothing of the completion but its end"
+                "empty_completion",
+                "the chat template leaves nothing of the completion but its end",
+                check="completion_has_tokens",
             )
         return end
 
@@ -211,6 +262,12 @@ def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     flagged = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     never = {tokenizer.unk_token_id, tokenizer.bos_token_id} - {tokenizer.eos_token_id}
     return frozenset((flagged | set(tokenizer.all_special_ids)) - never)
+
+
+def _overlap(left: str, right: str) -> bool:
+    """Whether `right` can begin inside `left`."""
+    tails = (left[index:] for index in range(1, len(left)))
+    return any(right.startswith(tail) or tail.startswith(right) for tail in tails)
 
 
 def _around(text: str, at: int) -> str:

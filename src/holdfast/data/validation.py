@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from holdfast.data.faults import Problem, RowFault, Unreadable
-from holdfast.data.formats import Kind, detect_format, get_format
-from holdfast.data.records import PreferenceRecord, SFTRecord
+from holdfast.data.formats import Format, Kind, detect_format, get_format
+from holdfast.data.records import PreferenceRecord, Record, SFTRecord
 from holdfast.data.sources import file_of
 from holdfast.errors import ConfigError, DataError, did_you_mean
 
@@ -38,11 +38,13 @@ class Checked(Generic[T]):
         records: the good rows, in their order.
         problems: the bad rows, in their order.
         formats: the layout of each file, or of the one data set.
+        rules: for layouts that draw pairs from several completions, how: for the run record.
     """
 
     records: list[T]
     problems: list[Problem] = field(default_factory=list)
     formats: dict[str, str] = field(default_factory=dict)
+    rules: dict[str, str] = field(default_factory=dict)
 
     @property
     def format(self) -> str:
@@ -62,14 +64,18 @@ class Checked(Generic[T]):
 
 @overload
 def check_rows(
-    rows: Iterable[tuple[str, Any]], kind: Literal["preference"] = ..., format: str | None = ...
+    rows: Iterable[tuple[str, Any]],
+    kind: Literal["preference"] = ...,
+    format: str | None = ...,
+    *,
+    seed: int = ...,
 ) -> Checked[PreferenceRecord]: ...
 @overload
 def check_rows(
-    rows: Iterable[tuple[str, Any]], kind: Literal["sft"], format: str | None = ...
+    rows: Iterable[tuple[str, Any]], kind: Literal["sft"], format: str | None = ..., *, seed: int = ...
 ) -> Checked[SFTRecord]: ...
 def check_rows(
-    rows: Iterable[tuple[str, Any]], kind: Kind = "preference", format: str | None = None
+    rows: Iterable[tuple[str, Any]], kind: Kind = "preference", format: str | None = None, *, seed: int = 0
 ) -> Checked[Any]:
     """Turn rows into records, and set aside those that cannot be.
 
@@ -77,12 +83,51 @@ def check_rows(
         rows: `(where, row)` as `read_rows` gives them.
         kind: what the rows are to serve as.
         format: the name of their layout; by default found out for each file.
+        seed: of the layouts that draw a pair from several completions.
 
     Raises:
         DataError: a file whose rows have no known layout.
         ConfigError: no layout is called `format`, or it does not hold what `kind` needs.
     """
     checked: Checked[Any] = Checked([])
+    for row in lay_out(rows, kind, format, seed=seed):
+        if row.form is not None:
+            checked.formats[file_of(row.where)] = row.form.name
+            if row.form.rule:
+                checked.rules[row.form.name] = row.form.rule
+        record = row.record(kind)
+        if isinstance(record, Problem):
+            checked.problems.append(record)
+        else:
+            checked.records.append(record)
+    return checked
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOutRow:
+    """A row as it was read, with its place and its file's layout (None until a row of the file can be read)."""
+
+    where: str
+    row: Any
+    form: Format | None
+
+    def record(self, kind: Kind) -> Record | Problem:
+        """The row as what `kind` needs, or why it cannot be."""
+        if isinstance(self.row, Unreadable):
+            return Problem(self.where, self.row.reason, self.row.detail, self.row.text)
+        assert self.form is not None  # the layout was found as soon as a row could be read
+        try:
+            if kind == "preference":
+                return self.form.to_preference(self.row, self.where)
+            return self.form.to_sft(self.row, self.where)
+        except RowFault as fault:
+            return fault.problem(self.row)
+
+
+def lay_out(
+    rows: Iterable[tuple[str, Any]], kind: Kind, format: str | None = None, *, seed: int = 0
+) -> Iterator[LaidOutRow]:
+    """Rows with the layout of their file, in their order and one at a time; args and errors as `check_rows`."""
     chosen = get_format(format, kind) if format is not None else None
     for file, group in groupby(rows, key=lambda item: file_of(item[0])):
         sample = _sample(group)
@@ -91,19 +136,9 @@ def check_rows(
         if form is None and readable:
             form = detect_format(readable, kind, file or "these rows")
         if form is not None:
-            checked.formats[file] = form.name
+            form = form.seeded(seed)
         for where, row in chain(sample, group):
-            if isinstance(row, Unreadable):
-                checked.problems.append(Problem(where, row.reason, row.detail, row.text))
-                continue
-            assert form is not None  # the layout was found as soon as a row could be read
-            try:
-                checked.records.append(
-                    form.to_preference(row, where) if kind == "preference" else form.to_sft(row, where)
-                )
-            except RowFault as fault:
-                checked.problems.append(Problem(where, fault.reason, fault.detail, row))
-    return checked
+            yield LaidOutRow(where, row, form)
 
 
 def _sample(group: Iterator[tuple[str, Any]]) -> list[tuple[str, Any]]:

@@ -29,6 +29,8 @@ class LeanConfig(TrainingArguments):
         model_dtype, model_revision, attention: used when `model` is given by name.
         chat_template: a `.jinja` file, or a tokenizer whose template to take.
         append_eos: add the tokenizer's end token where the chat template ends a turn without one.
+        dataset_num_proc: processes that tokenize; None: one.
+        cache_dir: where tokenized rows and reference log-probs are kept; None: `HOLDFAST_CACHE`, or the user's cache.
         bf16: mixed precision; None means: wherever the GPU supports it.
     """
 
@@ -44,6 +46,7 @@ class LeanConfig(TrainingArguments):
     attention: str | None = None
     chat_template: str | None = None
     append_eos: bool = False
+    dataset_num_proc: int | None = None
     cache_dir: str | None = None
 
     bf16: bool | None = None

@@ -12,12 +12,13 @@ from typing import Any
 import datasets
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
+from pyarrow import compute
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from holdfast.data.chat import encode_pairs, encode_sft
 from holdfast.data.faults import Problem
 from holdfast.data.lengths import LengthReport, LengthRule
+from holdfast.data.prepared import prepared_pairs, prepared_sft
 from holdfast.data.records import PreferenceRecord, SFTRecord
 from holdfast.data.sources import read_rows
 from holdfast.data.validation import check_rows, count_reasons, enforce, write_quarantine
@@ -25,6 +26,7 @@ from holdfast.errors import ConfigError, ModelError, did_you_mean
 from holdfast.models.adapters import attach_adapter, lora_config
 from holdfast.models.loading import load_model, load_tokenizer, read_chat_template, with_padding
 from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.training.cache import cache_folder
 from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
@@ -53,30 +55,28 @@ def prepare_pairs(source: Any, tokenizer: PreTrainedTokenizerBase, args: Prefere
     """Preference rows -> columns `prompt_ids`, `chosen_ids`, `rejected_ids`, `row_index`, `row_id`."""
     records, report = _read_records(source, "preference", args)
     problems = _problems(args)
-    encoded, lengths = encode_pairs(
-        records, tokenizer, _length_rule(args), append_eos=args.append_eos, problems=problems
+    dataset, lengths = prepared_pairs(
+        records, tokenizer, _length_rule(args), problems=problems, **_encoding(args)
     )
-    columns = {
-        key: [getattr(pair, key) for pair in encoded] for key in ("prompt_ids", "chosen_ids", "rejected_ids")
-    }
-    completions = [*columns["chosen_ids"], *columns["rejected_ids"]]
-    return _prepared(columns, encoded, _refuse(report, problems, args), lengths, completions)
+    return _prepared(dataset, lengths, _refuse(report, problems, args), ("chosen_ids", "rejected_ids"))
 
 
 def prepare_sft(source: Any, tokenizer: PreTrainedTokenizerBase, args: SFTConfig) -> Prepared:
     """Supervised rows, or the chosen side of preference rows -> columns `input_ids`, `completion_mask`, ..."""
     records, report = _read_records(source, "sft", args)
     problems = _problems(args)
-    encoded, lengths = encode_sft(
-        records,
-        tokenizer,
-        _length_rule(args),
-        train_on=args.train_on,
-        append_eos=args.append_eos,
-        problems=problems,
+    dataset, lengths = prepared_sft(
+        records, tokenizer, _length_rule(args), train_on=args.train_on, problems=problems, **_encoding(args)
     )
-    columns = {key: [getattr(row, key) for row in encoded] for key in ("input_ids", "completion_mask")}
-    return _prepared(columns, encoded, _refuse(report, problems, args), lengths, columns["input_ids"])
+    return _prepared(dataset, lengths, _refuse(report, problems, args), ("input_ids",))
+
+
+def _encoding(args: LeanConfig) -> dict[str, Any]:
+    return {
+        "append_eos": args.append_eos,
+        "num_proc": args.dataset_num_proc or 1,
+        "cache_dir": cache_folder(args.cache_dir) / "rows",
+    }
 
 
 def _read_records(source: Any, kind: str, args: LeanConfig) -> tuple[list[Any], dict[str, Any]]:
@@ -199,19 +199,17 @@ def _length_rule(args: PreferenceConfig | SFTConfig) -> LengthRule:
 
 
 def _prepared(
-    columns: dict[str, list[Any]],
-    encoded: Sequence[Any],
-    report: dict[str, Any],
-    lengths: LengthReport,
-    completions: Sequence[Sequence[int]],
+    dataset: datasets.Dataset, lengths: LengthReport, report: dict[str, Any], completions: tuple[str, ...]
 ) -> Prepared:
-    token_columns = [column for column in columns.values() if isinstance(column[0][0], int)]
-    largest = max(max(tokens) for column in token_columns for tokens in column)
-    ends = Counter(tokens[-1] for tokens in completions)
-    columns |= {"row_index": list(range(len(encoded))), "row_id": [row.id for row in encoded]}
+    table = dataset.data
+    tokens = [name for name in table.column_names if name.endswith("_ids")]
+    sample = dataset[:1000]
+    ends = Counter(row[-1] for name in completions for row in sample[name])
     return Prepared(
-        dataset=datasets.Dataset.from_dict(columns),
-        report=report | {"examples": len(encoded), "lengths": lengths.as_dict()},
-        end_tokens=tuple(token for token, count in ends.most_common() if 10 * count >= len(completions)),
-        largest_token_id=largest,
+        dataset=dataset,
+        report=report | {"examples": len(dataset), "lengths": lengths.as_dict()},
+        end_tokens=tuple(token for token, count in ends.most_common() if 10 * count >= ends.total()),
+        largest_token_id=max(
+            compute.max(compute.list_flatten(table.column(name))).as_py() for name in tokens
+        ),
     )

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.training.cache import cache_folder
 from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.scoring import score_pairs
 
@@ -86,12 +87,6 @@ def reference_key(model: nn.Module, dataset: Any, precision: str) -> str:
     for row in dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]):
         digest.update(json.dumps([row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]]).encode())
     return digest.hexdigest()[:32]
-
-
-def cache_folder(configured: str | None) -> Path:
-    """Where holdfast keeps what it need not compute twice: the setting, `HOLDFAST_CACHE`, or the user's cache."""
-    folder = configured or os.environ.get("HOLDFAST_CACHE") or "~/.cache/holdfast"
-    return Path(folder).expanduser()
 
 
 def _save_atomically(columns: dict[str, Tensor], path: Path) -> None:
