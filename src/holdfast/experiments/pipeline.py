@@ -101,12 +101,36 @@ def run(config: RunConfig, *, overwrite: bool = False, say: Say = print) -> Path
     rows = _prepare(splits, tokenizer, sft_args, align_args)
     for name, prepared in rows.items():
         say(f"{name}: {prepared.report['examples']} rows tokenized; {_cuts(prepared)}")
+
+    def trainer_of(trainer_class: Any, stage: str, args: Any) -> Any:
+        return trainer_class(
+            model=start,
+            args=args,
+            train_dataset=rows[stage],
+            eval_dataset=rows.get(f"{stage}, held out"),
+            processing_class=tokenizer,
+            peft_config=config.adapter.model_dump() if config.adapter is not None else None,
+            callbacks=[MetricsFile(folder / "metrics.jsonl", stage)],
+        )
+
+    def finish(stage: str, trainer: LeanTrainer, result: dict[str, Any], out: Path) -> None:
+        record["stages"][stage] = result
+        publish()  # what was measured outlives a failure to save
+        result["saved"] = _save(trainer, config, out)
+        publish()
+
     if sft_args is not None:
         out = folder / "final" if align_args is None else folder / "sft" / "final"
-        _sft_stage(config, sft_args, start, tokenizer, rows, out, record, publish)
+        sft = trainer_of(SFTTrainer, "sft", sft_args)
+        finish("sft", sft, _fine_tune(sft), out)
         start = str(out)
     if align_args is not None:
-        _align_stage(config, align_args, start, tokenizer, rows, folder / "final", record, publish, say)
+        aligner = trainer_of(PreferenceTrainer, "align", align_args)
+        result = _align(aligner, config.seed)
+        record["verdicts"] = result["held_out"]["verdict"]
+        for line in [change["sentence"] for change in result["held_out"]["changes"]] + record["verdicts"]:
+            say(line)
+        finish("align", aligner, result, folder / "final")
     record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     publish()
     say(f"trained model: {folder / 'final'}")
@@ -287,70 +311,24 @@ def _cuts(prepared: Prepared) -> str:
     return "; ".join(cut) or "none cut"
 
 
-def _sft_stage(
-    config: RunConfig,
-    args: SFTConfig,
-    start: str,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: dict[str, Prepared],
-    out: Path,
-    record: dict[str, Any],
-    publish: Callable[[], None],
-) -> None:
-    trainer = SFTTrainer(
-        model=start,
-        args=args,
-        train_dataset=rows["sft"],
-        eval_dataset=rows.get("sft, held out"),
-        processing_class=tokenizer,
-        peft_config=_adapter(config),
-        callbacks=[MetricsFile(Path(config.output_dir).expanduser() / "metrics.jsonl", "sft")],
-    )
-    result = record["stages"]["sft"] = _train(trainer, "sft")
+def _fine_tune(trainer: SFTTrainer) -> dict[str, Any]:
+    """Train, and measure the held-out demonstrations."""
+    result = _train(trainer, "sft")
     if trainer.eval_dataset is not None:
         result["held_out"] = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
-    publish()  # what was measured outlives a failure to save
-    result["saved"] = _save(trainer, config, out)
-    publish()
+    return result
 
 
-def _align_stage(
-    config: RunConfig,
-    args: PreferenceConfig,
-    start: str,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: dict[str, Prepared],
-    out: Path,
-    record: dict[str, Any],
-    publish: Callable[[], None],
-    say: Say,
-) -> None:
-    trainer = PreferenceTrainer(
-        model=start,
-        args=args,
-        train_dataset=rows["align"],
-        eval_dataset=rows.get("align, held out"),
-        processing_class=tokenizer,
-        peft_config=_adapter(config),
-        callbacks=[MetricsFile(Path(config.output_dir).expanduser() / "metrics.jsonl", "align")],
-    )
+def _align(trainer: PreferenceTrainer, seed: int) -> dict[str, Any]:
+    """Train, and score the held-out pairs before and after."""
     held_out = trainer.eval_dataset
     before = score_pairs(trainer, held_out, "held-out pairs before") if held_out is not None else None
-    result = record["stages"]["align"] = _train(trainer, "align")
+    result = _train(trainer, "align")
     result["held_out"] = {"changes": [], "verdict": ["Not measured: there are no held-out pairs."]}
     if before is not None:
-        measured = changes(before, score_pairs(trainer, held_out, "held-out pairs after"), config.seed)
+        measured = changes(before, score_pairs(trainer, held_out, "held-out pairs after"), seed)
         result["held_out"] = {"changes": as_record(measured), "verdict": verdict(measured)}
-    record["verdicts"] = result["held_out"]["verdict"]
-    for line in [change["sentence"] for change in result["held_out"]["changes"]] + record["verdicts"]:
-        say(line)
-    publish()  # what was measured outlives a failure to save
-    result["saved"] = _save(trainer, config, out)
-    publish()
-
-
-def _adapter(config: RunConfig) -> dict[str, Any] | None:
-    return config.adapter.model_dump() if config.adapter is not None else None
+    return result
 
 
 def _train(trainer: LeanTrainer, stage: str) -> dict[str, Any]:

@@ -13,16 +13,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from holdfast.errors import ModelError
-from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.models.token_logprobs import HALF, causal_lm_of
 
 # Attention and MLP projections, as separate matrices and as the fused ones of some families.
 PROJECTIONS = frozenset(
     "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj qkv_proj gate_up_proj c_attn c_proj c_fc "
     "query_key_value dense dense_h_to_4h dense_4h_to_h".split()
 )
-
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 def lora_config(
@@ -65,9 +62,6 @@ def lora_config(
 def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
     """Wrap `model` with the adapter; trained parameters are float32 whatever the base's dtype.
 
-    A bfloat16 weight of 0.02 moves in steps of 1e-4: at the learning rates of preference training its updates
-    would round to nothing.
-
     Raises:
         ModelError: if the adapter sits on the LM head.
     """
@@ -88,15 +82,25 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
             "the input embeddings are a LoRA target, and tied to the LM head: the merged model would be another. "
             "Train the whole matrix instead (`modules_to_save=['lm_head']`, `train_head: true`)"
         )
-    for parameter in peft_model.parameters():
-        if parameter.requires_grad and parameter.dtype in HALF:
-            parameter.data = parameter.data.float()
+    train_in_float32(peft_model)
     if was_tied and not is_tied(causal_lm_of(peft_model)):
         raise ModelError(
             "the adapter unties the LM head from the embeddings, and the saved model would be another: train the "
             "whole head (`modules_to_save=['lm_head']`), or leave both frozen"
         )
     return peft_model
+
+
+def train_in_float32(model: nn.Module) -> int:
+    """Keep every trained parameter in float32, in place; how many were half precision.
+
+    A bfloat16 weight of 0.02 moves in steps of 1e-4: at the learning rates of preference training its updates
+    would round to nothing.
+    """
+    half = [p for p in model.parameters() if p.requires_grad and p.dtype in HALF]
+    for parameter in half:
+        parameter.data = parameter.data.float()
+    return len(half)
 
 
 def is_tied(model: PreTrainedModel) -> bool:

@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.errors import ModelError
-from holdfast.models.adapters import HALF, divergence, is_tied, merge_adapter, probe_logprobs
+from holdfast.models.adapters import divergence, is_tied, merge_adapter, probe_logprobs
+from holdfast.models.token_logprobs import HALF
 
 
 @dataclass(frozen=True)

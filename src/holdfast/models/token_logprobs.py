@@ -27,6 +27,7 @@ from holdfast.data.packing import shared_prefix_mask
 from holdfast.errors import ModelError
 from holdfast.ops.linear_logprob import linear_logprob
 
+HALF = (torch.float16, torch.bfloat16)
 MODEL_KEYS = ("input_ids", "position_ids", "segment_ids", "score_index", "target_ids")
 
 

@@ -64,10 +64,9 @@ class LeanTrainer(Trainer):
     """Trainer whose gradient does not depend on how a global batch is cut into micro-batches or ranks."""
 
     args: LeanConfig
+    objective: Any
     config_class: ClassVar[type[LeanConfig]]
-    # True when the divisor is known only after the last forward of the global batch (thresholded tokens):
-    # gradients are then rescaled once, before clipping.
-    divides_by_kept: bool = False
+    default_output_dir: ClassVar[str]
 
     def __init__(
         self,
@@ -79,7 +78,8 @@ class LeanTrainer(Trainer):
         peft_config: PeftConfig | Mapping[str, Any] | None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
     ) -> None:
-        args = args if args is not None else self.config_class(output_dir="output")
+        args = args if args is not None else self.config_class(output_dir=self.default_output_dir)
+        self.objective = args.objective  # resolved by the config
         # Rows are read before the model is: a bad row is named before it costs anything.
         tokenizer = prepare_tokenizer(processing_class, model, args)
         given = {"train": train_dataset, "eval": eval_dataset}
@@ -119,6 +119,18 @@ class LeanTrainer(Trainer):
                 "set `normalize: all` on the objective, or use FSDP"
             )
         self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
+        self._ready()
+
+    def _ready(self) -> None:
+        """What a subclass does once the model is in place."""
+
+    @property
+    def divides_by_kept(self) -> bool:
+        """True when the divisor is known only after the last forward of the global batch (thresholded tokens).
+
+        Gradients are then rescaled once, before clipping.
+        """
+        return False
 
     @abstractmethod
     def prepare(self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: Any) -> Prepared:

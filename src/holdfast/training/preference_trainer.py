@@ -44,15 +44,12 @@ class PreferenceTrainer(LeanTrainer):
     """
 
     args: PreferenceConfig
+    objective: PairObjective
     config_class = PreferenceConfig
+    default_output_dir = "preference"
 
-    def __init__(
-        self, model: Any, args: PreferenceConfig | None = None, *arguments: Any, **settings: Any
-    ) -> None:
-        args = args if args is not None else PreferenceConfig(output_dir="preference")
-        super().__init__(model, args, *arguments, **settings)
-        assert isinstance(args.objective, PairObjective)  # resolved by the config
-        self.objective = args.objective
+    def _ready(self) -> None:
+        args = self.args
         self.shared_prefix = args.shared_prefix and self.forward_check.shared_prefix
         if args.shared_prefix and not self.shared_prefix and self.is_world_process_zero():
             logger.warning("shared-prefix rows are off, plain rows are used: %s", self.forward_check.reason)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from pyarrow import compute
 from torch import nn
@@ -23,9 +22,9 @@ from holdfast.data.records import PreferenceRecord, SFTRecord
 from holdfast.data.sources import read_rows
 from holdfast.data.validation import check_rows, count_reasons, enforce, write_quarantine
 from holdfast.errors import ConfigError, ModelError, did_you_mean
-from holdfast.models.adapters import attach_adapter, lora_config
+from holdfast.models.adapters import attach_adapter, lora_config, train_in_float32
 from holdfast.models.loading import load_model, load_tokenizer, read_chat_template, with_padding
-from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.models.token_logprobs import HALF, causal_lm_of
 from holdfast.training.cache import cache_folder
 from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 
@@ -157,8 +156,9 @@ def prepare_model(
         if not isinstance(peft_config, LoraConfig):
             raise ConfigError(f"peft_config must be a LoraConfig, not {type(peft_config).__name__}")
         trained = attach_adapter(model, peft_config)
-    _trained_weights_to_float32(trained)
-    if not mixed and any(p.dtype in (torch.float16, torch.bfloat16) for p in trained.parameters()):
+    if half := train_in_float32(trained):
+        logger.warning("%d trained tensors are half precision; they are kept in float32 while training", half)
+    if not mixed and any(p.dtype in HALF for p in trained.parameters()):
         raise ModelError(
             "the model's frozen weights are half precision: set bf16=True, or load it in float32"
         )
@@ -181,17 +181,6 @@ def _require_fit(model: PreTrainedModel, args: LeanConfig, prepared: Sequence[Pr
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and args.max_length > positions:
         raise ConfigError(f"max_length is {args.max_length}, but the model has {positions} positions")
-
-
-def _trained_weights_to_float32(model: nn.Module) -> None:
-    """A bfloat16 weight swallows the small updates of fine-tuning; mixed precision keeps float32 weights."""
-    half = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.float16, torch.bfloat16)]
-    if half:
-        logger.warning(
-            "%d trained tensors are half precision; they are kept in float32 while training", len(half)
-        )
-        for parameter in half:
-            parameter.data = parameter.data.float()
 
 
 def _length_rule(args: PreferenceConfig | SFTConfig) -> LengthRule:

@@ -29,14 +29,14 @@ class SFTTrainer(LeanTrainer):
     """
 
     args: SFTConfig
+    objective: TokenObjective
     config_class = SFTConfig
+    default_output_dir = "sft"
 
-    def __init__(self, model: Any, args: SFTConfig | None = None, *arguments: Any, **settings: Any) -> None:
-        args = args if args is not None else SFTConfig(output_dir="sft")
-        assert isinstance(args.objective, TokenObjective)  # resolved by the config
-        self.objective = args.objective
-        self.divides_by_kept = self.objective.normalization == "kept"
-        super().__init__(model, args, *arguments, **settings)
+    @property
+    def divides_by_kept(self) -> bool:
+        """Where the objective's divisor is the tokens it keeps."""
+        return self.objective.normalization == "kept"
 
     def prepare(self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: Any) -> Prepared:
         """Supervised rows, or the chosen side of preference rows -> tokens and the mask of trained ones."""
