@@ -16,6 +16,7 @@ ROOT = Path(holdfast.__file__).parent
 # Bottom to top. `None` stands for everything below.
 FLOORS = [
     "errors",
+    "files",
     "objectives",
     "ops",
     "data",
@@ -34,9 +35,9 @@ FLOORS = [
 ALONE = {
     "objectives": {"errors"},
     "ops": {"errors"},
-    "data": {"errors"},
-    "evaluation": {"errors", "objectives", "ops", "data", "models", "diagnostics", "capability"},
-    "reports": {"errors"},
+    "data": {"errors", "files"},
+    "evaluation": {"errors", "files", "objectives", "ops", "data", "models", "diagnostics", "capability"},
+    "reports": {"errors", "files"},
 }
 
 

@@ -235,8 +235,8 @@ def test_with_a_model_tokens_are_counted_and_shown(tmp_path: Path) -> None:
         (["rows.jsonl", "--max-length", "9"], "--model"),
         (["rows.jsonl", "--on-overflow", "drop"], "--model"),
         (["rows.jsonl", "--format", "preference_txt"], "did you mean 'preference_text'?"),
-        (["rows.jsonl", "--html", "no/such/folder.html"], "cannot write the page"),
-        (["rows.jsonl", "--quarantine", "."], "cannot be read or written: [Errno 21] Is a directory: '.'"),
+        (["rows.jsonl", "--html", "rows.jsonl/check.html"], "cannot write the page"),
+        (["rows.jsonl", "--quarantine", "."], "bad rows cannot be written to '.': Is a directory"),
     ],
 )
 def test_what_cannot_be_done_says_what_to_do(

@@ -281,20 +281,6 @@ def test_bad_rows_among_good_ones(make_tokenizer: MakeTokenizer) -> None:
         encode_pairs(records, tokenizer, ANY_LENGTH)
 
 
-def test_a_fault_of_every_row_is_named_at_once(make_tokenizer: MakeTokenizer) -> None:
-    seen = 0
-
-    def records() -> Any:
-        nonlocal seen
-        for n in range(10_000):
-            seen += 1
-            yield pair(f"question {n}")
-
-    with pytest.raises(InvalidRows, match="none of the first 256 rows can be trained on"):
-        encode_pairs(records(), make_tokenizer(**BOS), ANY_LENGTH)
-    assert seen == 256
-
-
 def test_no_rows_at_all(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(DataError, match="no row is left"):
         encode_pairs([], tokenizer, ANY_LENGTH)

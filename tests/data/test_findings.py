@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.data.check_report import Histogram
 from holdfast.data.faults import Problem
-from holdfast.data.findings import Differences, Findings, Noted, histogram, repeats
+from holdfast.data.findings import Differences, Findings, Noted, histograms, repeats
 
 
 def differences(values: list[int]) -> Differences:
@@ -52,6 +53,10 @@ def test_differences_of_parts_are_those_of_the_whole(values: list[int], cut: int
         assert bias.effect_size == pytest.approx(np.mean(values) / np.std(values, ddof=1))
 
 
+def histogram(counts: dict[int, int]) -> Histogram:
+    return histograms({"prompt": counts})["prompt"]
+
+
 def test_histogram_by_hand() -> None:
     # 1 to 40 once each: the 99th percentile is the 39th value (rank 99 · 39 // 100 = 38), bins of 2
     found = histogram(dict.fromkeys(range(1, 41), 1))
@@ -67,6 +72,15 @@ def test_one_long_row_does_not_flatten_a_histogram() -> None:
     assert found.counts == [0, 500, 0, 499, *[0] * 15, 1]
     assert (found.median, found.largest) == (2.0, 100_000)
     assert found.mean == pytest.approx((500 + 3 * 499 + 100_000) / 1000)
+
+
+def test_chosen_and_rejected_share_their_bins() -> None:
+    found = histograms({"prompt": {1: 1}, "chosen": {2: 3}, "rejected": {7: 1}})
+    assert found["chosen"].edges == found["rejected"].edges == list(range(8))
+    assert found["chosen"].counts == [0, 0, 3, 0, 0, 0, 0]
+    assert found["rejected"].counts == [0, 0, 0, 0, 0, 0, 1]
+    assert found["prompt"].edges == [0, 1]
+    assert (found["chosen"].largest, found["rejected"].largest) == (2, 7)
 
 
 def test_histograms_of_next_to_nothing() -> None:

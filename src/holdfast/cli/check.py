@@ -21,7 +21,7 @@ from holdfast.errors import ConfigError, DataError
 from holdfast.reports import data_check_words as words
 from holdfast.reports.visible import visible
 
-LISTED = 6  # bad rows shown; the quarantine file has all of them
+LISTED = 6  # bad rows shown in a terminal; what goes to a file or a pipe lists all of them
 DETAIL = 300  # characters shown of what is wrong with a row
 PIECE = 480  # characters shown of a piece of an example
 HEIGHT = 3  # lines of a histogram
@@ -61,12 +61,12 @@ def show_check(
     rule = LengthRule(max_length, max_prompt_length, on_overflow)
     if model is None and rule != LengthRule(None):
         raise ConfigError("limits of length count tokens: name the model whose tokens to count with --model")
-    tokenizer = None
+    tokenizer = vocabulary = None
     if model is not None:  # the libraries that this takes are slow to import
         quiet_libraries()
-        from holdfast.models.loading import load_tokenizer
+        from holdfast.models.loading import load_tokenizer, vocabulary_of
 
-        tokenizer = load_tokenizer(model)
+        tokenizer, vocabulary = load_tokenizer(model), vocabulary_of(model)
     if sys.stderr.isatty():
         Console(stderr=True).print(Text(f"checking {visible(source)} ...", "dim"))
     try:
@@ -78,6 +78,7 @@ def show_check(
             revision=revision,
             tokenizer=tokenizer,
             rule=rule,
+            vocab_size=vocabulary,
             num_proc=num_proc,
             quarantine=quarantine,
         ).as_dict()
@@ -161,8 +162,8 @@ def _print_rows(report: words.Report, console: Console) -> None:
     for one in words.refused(report):
         table.add_row(Text(one.rows, "red"), Text(one.reason, "bold"), Text(one.meaning, "dim"))
     _print_table(table, console)
-    listed = report["problems"][:LISTED]
-    _heading("The first of them", console)
+    listed = report["problems"][: LISTED if console.is_terminal else None]
+    _heading("The first of them" if len(listed) < sum(report["refused"].values()) else "Each of them", console)
     for problem in listed:
         _print_lines(Text.assemble((problem["where"], "cyan"), "  ", (problem["reason"], "bold")), console)
         _print_lines(Text(words.middle_out(problem["detail"], DETAIL)), console, " " * 6)

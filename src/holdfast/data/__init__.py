@@ -14,13 +14,16 @@ splits.py              disjoint by prompt, decided by a seeded hash
 rendering.py           a tokenizer and its chat template, and what is checked of both
 lengths.py             max_length: one rule for both sides of a pair, and its report
 encoders.py            one record -> tokens and completion mask
-chat.py                many records -> the same, bad rows set aside
+chat.py                many records -> the same, in memory
 processes.py           chunks of a stream, worked on by several processes
-prepared.py            tokenized rows kept on disk, by content
-check.py               every row of a source checked, in bounded memory
+examine.py             a chunk of rows held against what training needs
 findings.py            what a check counts
+check.py               every row of a source checked, in bounded memory
+stored.py              checked rows on disk: records and tokens, read when asked for
+intake.py              a source checked, tokenized and kept by content: what a run and the trainers take
 check_warnings.py      what is no fault, yet worth knowing
 check_report.py        what a check found, as plain data
+check_summary.py       the same in a few lines
 packing.py             pairs -> shared-prefix rows
 collate.py             rows of tokens -> tensors
 """

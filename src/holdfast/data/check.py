@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from heapq import nsmallest
-from itertools import groupby
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from holdfast.data.check_report import CheckReport, Example, TemplateCheck
+from holdfast.data.check_report import CheckReport, TemplateCheck
 from holdfast.data.check_warnings import warnings_of
-from holdfast.data.encoders import Assembled, EncodedPair, EncodedSFT, Encoder, PairEncoder, SFTEncoder
+from holdfast.data.examine import Checker, Row, checker, examine
 from holdfast.data.faults import Problem, TemplateProperty
-from holdfast.data.findings import Findings, as_hash, histogram, pick, repeats
+from holdfast.data.findings import Findings, histograms, repeats
 from holdfast.data.formats import Kind
 from holdfast.data.lengths import LengthRule
 from holdfast.data.processes import map_chunks
-from holdfast.data.records import Message, PreferenceRecord, Record, SFTRecord, canonical_json
 from holdfast.data.rendering import ChatRenderer
 from holdfast.data.sources import file_of, read_rows
-from holdfast.data.validation import SHOWN, LaidOutRow, lay_out
+from holdfast.data.validation import LISTED, LaidOutRow, lay_out
+from holdfast.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +45,7 @@ def check_source(
     tokenizer: PreTrainedTokenizerBase | None = None,
     rule: LengthRule | None = None,
     append_eos: bool = False,
+    vocab_size: int | None = None,
     num_proc: int | None = None,
     quarantine: str | Path | None = None,
     seed: int = 0,
@@ -60,43 +58,67 @@ def check_source(
         kind, format: what the rows are to serve as, and the name of their layout; see `check_rows`.
         tokenizer: also render and tokenize every row, with the checks of training; lengths are then in tokens,
             without it in characters.
-        rule, append_eos: how long rows may be (by default, any length), and see `ChatRenderer`.
+        rule, append_eos, vocab_size: how long rows may be (by default, any length), and see `ChatRenderer`.
         num_proc: processes to share the work, by default one a core; the report does not depend on it.
         quarantine: file that every bad row is written to (replaced if it exists).
         seed: chooses the examples, and the pairs of layouts that draw them.
         examples: rows to show as the model will read them.
 
     Raises:
-        DataError: a source that cannot be read, rows of no known layout, a tokenizer without chat template.
+        DataError: a source that cannot be read, rows of no known layout, a tokenizer without chat template, a
+            quarantine file that cannot be written.
         ConfigError: no layout is called `format`, or it does not hold what `kind` needs; `num_proc` below 1.
     """
+    work = checker(
+        kind,
+        tokenizer,
+        rule,
+        append_eos=append_eos,
+        vocab_size=vocab_size,
+        seed=seed,
+        examples=examples,
+    )
+    rows = lay_out(read_rows(source, split, revision), kind, format, seed=seed)
+    return report_on(rows, work, name_of(source), num_proc=num_proc, quarantine=quarantine)
+
+
+def report_on(
+    rows: Iterable[Row],
+    checker: Checker,
+    source: str,
+    *,
+    num_proc: int | None = None,
+    quarantine: str | Path | None = None,
+    keep: Callable[[Any], None] | None = None,
+) -> CheckReport:
+    """Check rows as they come; `keep` receives each part's good rows (`stored.table_of`), in their order."""
     start = time.monotonic()
-    checker = Checker(kind, _encoder(kind, tokenizer, rule, append_eos), seed, examples)
     formats: dict[str, str] = {}
     rules: dict[str, str] = {}
     shown: list[dict[str, str]] = []
     total = Findings()
-    rows = _noting_layouts(
-        lay_out(read_rows(source, split, revision), kind, format, seed=seed), formats, rules
-    )
     with _opened(quarantine) as file:
-        for part in map_chunks(check_chunk, checker, rows, chunk=CHUNK, num_proc=num_proc):
-            for problem in part.problems[: SHOWN - len(shown)]:
+        checker = replace(checker, keep=keep is not None)
+        noted = _noting_layouts(rows, formats, rules)
+        for part in map_chunks(examine, checker, noted, chunk=CHUNK, num_proc=num_proc):
+            for problem in part.problems[: LISTED - len(shown)]:
                 shown.append(_as_shown(problem))
             if file is not None:
                 file.writelines(problem.as_json() + "\n" for problem in part.problems)
-            total.merge(part, examples)
+            if keep is not None and part.kept is not None:
+                keep(part.kept)
+            total.merge(part, checker.examples)
     return CheckReport(
-        source=str(source) if isinstance(source, (str, Path)) else type(source).__name__,
-        kind=kind,
+        source=source,
+        kind=checker.kind,
         formats=formats,
         rows=total.rows,
         good=total.good,
         refused=dict(sorted(total.refused.items(), key=lambda item: (-item[1], item[0]))),
         problems=list(shown),
-        unit="characters" if tokenizer is None else "tokens",
-        lengths={side: histogram(counts) for side, counts in total.lengths.items()},
-        truncation=None if tokenizer is None else total.report.as_dict(),
+        unit="characters" if checker.encoder is None else "tokens",
+        lengths=histograms(total.lengths),
+        truncation=None if checker.encoder is None else total.report.as_dict(),
         length_bias=total.differences.bias(),
         duplicate_prompts=repeats(total.prompts),
         duplicate_rows=repeats(total.ids),
@@ -109,151 +131,9 @@ def check_source(
     )
 
 
-@dataclass(frozen=True)
-class Checker:
-    """What checking a chunk of rows needs, in any process."""
-
-    kind: Kind
-    encoder: Encoder[Any, Any] | None
-    seed: int
-    examples: int
-
-
-def check_chunk(checker: Checker, rows: list[LaidOutRow]) -> Findings:
-    """The findings of some consecutive rows."""
-    found = Findings(rows=len(rows))
-    good: list[tuple[LaidOutRow, Record, Any]] = []
-    for row, record, outcome in _outcomes(checker, rows):
-        if isinstance(outcome, Problem):
-            found.refuse(outcome)
-            continue
-        if isinstance(outcome, Assembled):
-            outcome.count_in(found.report)
-            if outcome.row is None:
-                continue
-            found.measure({side: before for side, (before, _) in outcome.lengths.items()})
-        else:
-            found.measure(_characters(record))
-        good.append((row, record, outcome))
-    found.good = len(good)
-    control = _control_tokens(checker.encoder)
-    for row, record, _ in good:
-        _note(found, row, record, control)
-    picked = nsmallest(checker.examples, good, key=lambda item: pick(checker.seed, item[1].id))
-    for _, record, outcome in reversed(picked):  # of equal rows, the first
-        found.examples[pick(checker.seed, record.id)] = _example(checker.encoder, record, outcome)
-    return found
-
-
-def _outcomes(checker: Checker, rows: list[LaidOutRow]) -> Iterator[tuple[LaidOutRow, Any, Any]]:
-    """Each row with its record, and its tokens (None without an encoder) or why it cannot be used."""
-    records = [row.record(checker.kind) for row in rows]
-    usable = [record for record in records if not isinstance(record, Problem)]
-    encoded = iter(checker.encoder.encode(usable) if checker.encoder is not None else [None] * len(usable))
-    for row, record in zip(rows, records, strict=True):
-        if isinstance(record, Problem):
-            yield row, None, record
-            continue
-        outcome = next(encoded)
-        if isinstance(outcome, Problem):  # the quarantine keeps the row as it was read
-            outcome = Problem(outcome.where, outcome.reason, outcome.detail, row.row, outcome.check)
-        yield row, record, outcome
-
-
-def _note(found: Findings, row: LaidOutRow, record: Record, control: re.Pattern[str] | None) -> None:
-    """What is no fault of a good row, yet worth counting."""
-    text = isinstance(record, SFTRecord) and record.text is not None
-    found.prompts.append(as_hash(record.text if text else canonical_json(record.prompt)))  # type: ignore[union-attr]
-    found.ids.append(int(record.id, 16))
-    if isinstance(record, PreferenceRecord):
-        if record.score_chosen is not None and record.score_rejected is not None:
-            found.scored += 1
-            found.agreeing += record.score_chosen > record.score_rejected
-    elif row.row.get("label") is False:
-        found.unwanted.add(record.where)
-    if control is not None and not text:
-        spelled = next(filter(None, map(control.search, _contents(record))), None)
-        if spelled is not None:
-            found.spelled.add(f"{record.where}: {spelled.group()}")
-
-
-def _encoder(
-    kind: Kind, tokenizer: PreTrainedTokenizerBase | None, rule: LengthRule | None, append_eos: bool
-) -> Encoder[Any, Any] | None:
-    if tokenizer is None:
-        return None
-    chat = ChatRenderer(tokenizer, append_eos=append_eos)
-    encoder: type[PairEncoder] | type[SFTEncoder] = PairEncoder if kind == "preference" else SFTEncoder
-    return encoder(chat, rule or LengthRule(None))
-
-
-def _control_tokens(encoder: Encoder[Any, Any] | None) -> re.Pattern[str] | None:
-    """Finds the tokenizer's special tokens, spelled out in a text."""
-    if encoder is None:
-        return None
-    tokenizer = encoder.chat.tokenizer
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    names = sorted({*added, *tokenizer.all_special_tokens}, key=lambda name: (-len(name), name))
-    return re.compile("|".join(map(re.escape, names))) if names else None
-
-
-def _contents(record: Record) -> list[str]:
-    messages = record.messages if isinstance(record, SFTRecord) else _all_messages(record)
-    return [message["content"] for message in messages]
-
-
-def _all_messages(record: PreferenceRecord) -> list[Message]:
-    return [*record.prompt, *record.chosen, *record.rejected]
-
-
-def _sides(record: Record) -> dict[str, list[Message]]:
-    """The completions by name."""
-    if isinstance(record, PreferenceRecord):
-        return {"chosen": record.chosen, "rejected": record.rejected}
-    return {"completion": record.messages[record.completion_start :]}
-
-
-def _characters(record: Record) -> dict[str, int]:
-    """Lengths by side; of raw text all is completion."""
-    if isinstance(record, SFTRecord) and record.text is not None:
-        return {"prompt": 0, "completion": len(record.text)}
-    sides = {"prompt": record.prompt, **_sides(record)}
-    return {side: sum(len(message["content"]) for message in turns) for side, turns in sides.items()}
-
-
-def _example(encoder: Encoder[Any, Any] | None, record: Record, outcome: Any) -> Example:
-    """The row as the model will read it; without a tokenizer, its texts."""
-    if encoder is not None:
-        decode = encoder.chat.tokenizer.decode
-        return Example(
-            record.where,
-            {
-                side: [(str(decode(ids)), trained) for ids, trained in pieces if ids]
-                for side, pieces in _pieces(outcome.row).items()
-            },
-        )
-    if isinstance(record, SFTRecord) and record.text is not None:
-        return Example(record.where, {"completion": [(record.text, True)]})
-    prompt = "".join(f"{message['role']}: {message['content']}\n" for message in record.prompt)
-    return Example(
-        record.where,
-        {
-            side: [
-                (prompt, False),
-                *((message["content"], message["role"] == "assistant") for message in turns),
-            ]
-            for side, turns in _sides(record).items()
-        },
-    )
-
-
-def _pieces(row: EncodedPair | EncodedSFT) -> dict[str, list[tuple[list[int], bool]]]:
-    """By side, stretches of tokens and whether they are trained."""
-    if isinstance(row, EncodedPair):
-        sides = {"chosen": row.chosen_ids, "rejected": row.rejected_ids}
-        return {side: [(row.prompt_ids, False), (ids, True)] for side, ids in sides.items()}
-    stretches = groupby(zip(row.input_ids, row.completion_mask, strict=True), key=lambda item: item[1])
-    return {"completion": [([token for token, _ in own], trained) for trained, own in stretches]}
+def name_of(source: Any) -> str:
+    """A source's name for people."""
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
 
 
 def _template_checks(total: Findings, chat: ChatRenderer) -> list[TemplateCheck]:
@@ -280,12 +160,10 @@ def _as_shown(problem: Problem) -> dict[str, str]:
     }
 
 
-def _noting_layouts(
-    rows: Iterator[LaidOutRow], formats: dict[str, str], rules: dict[str, str]
-) -> Iterator[LaidOutRow]:
+def _noting_layouts(rows: Iterable[Row], formats: dict[str, str], rules: dict[str, str]) -> Iterator[Row]:
     """The rows as they come; each file's layout goes into `formats`, how its pairs are drawn into `rules`."""
     for row in rows:
-        if row.form is not None:
+        if isinstance(row, LaidOutRow) and row.form is not None:
             formats[file_of(row.where)] = row.form.name
             if row.form.rule:
                 rules[row.form.name] = row.form.rule
@@ -298,6 +176,10 @@ def _opened(quarantine: str | Path | None) -> Iterator[IO[str] | None]:
         yield None
         return
     path = Path(quarantine)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="ascii") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="ascii")
+    except OSError as error:
+        raise DataError(f"bad rows cannot be written to '{path}': {error.strerror}") from error
+    with file:
         yield file

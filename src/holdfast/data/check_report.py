@@ -62,7 +62,8 @@ class CheckReport:
         formats: the layout of each file.
         rows, good: rows read, and rows that can be trained on.
         refused: bad rows by reason, most frequent first.
-        problems: the first bad rows (where, reason, detail, row excerpt); all of them go to the quarantine file.
+        problems: the bad rows (where, reason, detail, row excerpt), up to `validation.LISTED` of them; all go to
+            the quarantine file.
         unit: what lengths are counted in; characters where no tokenizer was given.
         lengths: by side, as a histogram.
         truncation: what the length rule cut, per side; None without a tokenizer.
@@ -93,3 +94,35 @@ class CheckReport:
     def as_dict(self) -> dict[str, Any]:
         """For `--json` and the run record."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CheckReport:
+        """The report that `as_dict` gave, also once it was JSON."""
+        bias = values["length_bias"]
+        return cls(
+            **{
+                **values,
+                "lengths": {side: Histogram(**found) for side, found in values["lengths"].items()},
+                "length_bias": None if bias is None else LengthBias(**bias),
+                "template": [TemplateCheck(**check) for check in values["template"]],
+                "examples": [
+                    Example(
+                        example["where"],
+                        {
+                            side: [(text, trained) for text, trained in pieces]
+                            for side, pieces in example["sides"].items()
+                        },
+                    )
+                    for example in values["examples"]
+                ],
+            }
+        )
+
+    @property
+    def layout(self) -> str:
+        """The layouts found, each once: normally one."""
+        return ", ".join(dict.fromkeys(self.formats.values()))
+
+    def left_out(self) -> int:
+        """Rows that the length rule leaves out: neither good nor refused."""
+        return self.rows - self.good - sum(self.refused.values())

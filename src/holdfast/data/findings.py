@@ -18,6 +18,7 @@ from holdfast.data.faults import Problem
 from holdfast.data.lengths import LengthReport
 
 BINS = 20
+COMPLETIONS = ("chosen", "rejected")
 Z_95 = 1.959964  # standard normal quantile of a two-sided 95 % interval
 
 
@@ -96,6 +97,7 @@ class Findings:
         spelled: rows whose text spells a control token.
         unwanted: rows labelled as bad answers.
         examples: a few rows by the hash that picks them, which smallest hashes win.
+        kept: the good rows of this part alone, to be stored (a `pyarrow.Table`); `merge` leaves them out.
     """
 
     rows: int = 0
@@ -113,6 +115,7 @@ class Findings:
     spelled: Noted = field(default_factory=Noted)
     unwanted: Noted = field(default_factory=Noted)
     examples: dict[int, Example] = field(default_factory=dict)
+    kept: Any = None
 
     def refuse(self, problem: Problem) -> None:
         """Count a bad row."""
@@ -162,28 +165,50 @@ def repeats(hashes: array[int]) -> int:
     return int((values[1:] == values[:-1]).sum())
 
 
-def histogram(counts: Mapping[int, int]) -> Histogram:
-    """Up to `BINS` bins of equal width as far as the 99th percentile; the last one takes the rest."""
-    lengths, rows = np.array(sorted(counts.items()), dtype=np.int64).T
-    seen = rows.cumsum()
-    total = int(seen[-1])
+def histograms(sides: Mapping[str, Mapping[int, int]]) -> dict[str, Histogram]:
+    """By side, up to `BINS` bins of equal width as far as the 99th percentile; the last one takes the rest.
 
-    def ranked(rank: int) -> int:
-        """The length at a rank, counted from 0."""
-        return int(lengths[np.searchsorted(seen, rank, side="right")])
+    Chosen and rejected share their bins, so that one can be held against the other.
+    """
+    pairs: Counter[int] = Counter()
+    for side in COMPLETIONS:
+        pairs.update(sides.get(side, {}))
+    return {
+        side: _histogram(counts, pairs if side in COMPLETIONS else counts) for side, counts in sides.items()
+    }
 
-    largest = int(lengths[-1])
-    width = max(1, math.ceil(ranked((99 * (total - 1)) // 100) / BINS))
-    edges = list(range(0, min(BINS, max(1, math.ceil(largest / width))) * width + 1, width))
-    edges[-1] = max(edges[-1], largest)
+
+def _histogram(counts: Mapping[int, int], binned_as: Mapping[int, int]) -> Histogram:
+    """The histogram of `counts` in the bins that suit `binned_as`."""
+    lengths, rows = _sorted(counts)
+    edges = _edges(*_sorted(binned_as))
     binned, _ = np.histogram(lengths, bins=edges, weights=rows)
+    total = int(rows.sum())
     return Histogram(
         edges=edges,
         counts=[int(count) for count in binned],
         mean=int((lengths * rows).sum()) / total,
-        median=(ranked((total - 1) // 2) + ranked(total // 2)) / 2,
-        largest=largest,
+        median=(_ranked(lengths, rows, (total - 1) // 2) + _ranked(lengths, rows, total // 2)) / 2,
+        largest=int(lengths[-1]),
     )
+
+
+def _edges(lengths: Any, rows: Any) -> list[int]:
+    largest = int(lengths[-1])
+    width = max(1, math.ceil(_ranked(lengths, rows, (99 * (int(rows.sum()) - 1)) // 100) / BINS))
+    edges = list(range(0, min(BINS, max(1, math.ceil(largest / width))) * width + 1, width))
+    edges[-1] = max(edges[-1], largest)
+    return edges
+
+
+def _sorted(counts: Mapping[int, int]) -> Any:
+    """Lengths in their order, and how many rows have each."""
+    return np.array(sorted(counts.items()), dtype=np.int64).T
+
+
+def _ranked(lengths: Any, rows: Any, rank: int) -> int:
+    """The length at a rank, counted from 0."""
+    return int(lengths[np.searchsorted(rows.cumsum(), rank, side="right")])
 
 
 def pick(seed: int, row_id: str) -> int:

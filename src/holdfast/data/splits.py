@@ -30,6 +30,13 @@ def split_by_prompt(records: Iterable[R], fractions: Mapping[str, float], seed: 
     Raises:
         ConfigError: a fraction outside [0, 1], or fractions that sum to more than 1.
     """
+    rows = list(records)
+    sides = sides_of((position(record, seed) for record in rows), fractions)
+    return {name: [rows[number] for number in numbers] for name, numbers in sides.items()}
+
+
+def sides_of(positions: Iterable[float], fractions: Mapping[str, float]) -> dict[str, list[int]]:
+    """The numbers of the rows that fall on each side, by their `position`; see `split_by_prompt`."""
     bad = {name: share for name, share in fractions.items() if not 0 <= share <= 1}
     if bad or not fractions:
         raise ConfigError(f"split fractions must be between 0 and 1, not {bad or 'absent'}")
@@ -39,12 +46,11 @@ def split_by_prompt(records: Iterable[R], fractions: Mapping[str, float], seed: 
     # a sum that misses 1 by rounding is 1: no row may fall into the gap
     ends = [1.0 if end > 1 - 1e-9 else end for end in accumulate(fractions.values())]
     bounds = dict(zip(fractions, ends, strict=True))
-    sides: dict[str, list[R]] = {name: [] for name in fractions}
-    for record in records:
-        at = position(record, seed)
+    sides: dict[str, list[int]] = {name: [] for name in fractions}
+    for number, at in enumerate(positions):
         side = next((name for name, bound in bounds.items() if at < bound), None)
         if side is not None:
-            sides[side].append(record)
+            sides[side].append(number)
     return sides
 
 
@@ -58,4 +64,9 @@ def position(record: Record, seed: int) -> float:
 
 def digest(records: Iterable[Record]) -> str:
     """32 hexadecimal digits that name a set of rows, whatever their order: for the run record."""
-    return blake2b("\n".join(sorted(record.id for record in records)).encode(), digest_size=16).hexdigest()
+    return digest_of_ids(record.id for record in records)
+
+
+def digest_of_ids(ids: Iterable[str]) -> str:
+    """As `digest`, from the rows' ids."""
+    return blake2b("\n".join(sorted(ids)).encode(), digest_size=16).hexdigest()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import chain, groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
@@ -19,11 +19,12 @@ Mode = Literal["strict", "lenient"]
 T = TypeVar("T")
 
 SAMPLE = 200  # rows of a file that decide its layout
-SHOWN = 20  # problems listed in an error message; all of them are in `InvalidRows.problems`
+LISTED = 5000  # bad rows that an error lists, and that a report holds; the quarantine file has all of them
+FIRST = 20  # bad rows that an error lists where most rows are bad: then it is not the rows
 
 
 class InvalidRows(DataError):
-    """Rows that strict validation refuses; `problems` holds every one."""
+    """Rows that strict validation refuses; `problems` holds them, the first `LISTED` of a source's."""
 
     def __init__(self, message: str, problems: list[Problem]) -> None:
         super().__init__(message)
@@ -127,29 +128,26 @@ class LaidOutRow:
 def lay_out(
     rows: Iterable[tuple[str, Any]], kind: Kind, format: str | None = None, *, seed: int = 0
 ) -> Iterator[LaidOutRow]:
-    """Rows with the layout of their file, in their order and one at a time; args and errors as `check_rows`."""
-    chosen = get_format(format, kind) if format is not None else None
+    """Rows with the layout of their file, in their order and one at a time; args and errors as `check_rows`.
+
+    Memory holds at most the `SAMPLE` rows that decide a layout.
+    """
+    chosen: Format | None = None
+    if format is not None:
+        chosen = replace(get_format(format, kind), taken="the layout that was named").seeded(seed)
     for file, group in groupby(rows, key=lambda item: file_of(item[0])):
-        sample = _sample(group)
-        readable = [row for _, row in sample if not isinstance(row, Unreadable)]
         form = chosen
-        if form is None and readable:
-            form = detect_format(readable, kind, file or "these rows")
-        if form is not None:
-            form = form.seeded(seed)
-        for where, row in chain(sample, group):
-            yield LaidOutRow(where, row, form)
+        for where, row in group:
+            sample = [(where, row)]
+            if form is None and not isinstance(row, Unreadable):
+                sample += islice(group, SAMPLE - 1)
+                form = detect_format(_readable(sample), kind, file or "these rows").seeded(seed)
+            for item in sample:
+                yield LaidOutRow(*item, form)
 
 
-def _sample(group: Iterator[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The first rows of a file: `SAMPLE` of them, and more while none can be read."""
-    sample, readable = [], False
-    for item in group:
-        sample.append(item)
-        readable = readable or not isinstance(item[1], Unreadable)
-        if readable and len(sample) >= SAMPLE:
-            break
-    return sample
+def _readable(rows: list[tuple[str, Any]]) -> list[Any]:
+    return [row for _, row in rows if not isinstance(row, Unreadable)]
 
 
 def enforce(checked: Checked[T], mode: Mode = "strict", quarantine: Path | None = None) -> list[T]:
@@ -162,35 +160,59 @@ def enforce(checked: Checked[T], mode: Mode = "strict", quarantine: Path | None 
     Raises:
         InvalidRows: `strict` and there is a bad row; or no good row is left.
     """
-    if mode not in get_args(Mode):
-        raise ConfigError(f"validation mode '{mode}' is unknown{did_you_mean(mode, get_args(Mode))}")
-    if mode == "strict" and checked.problems:
-        raise InvalidRows(f"{describe(checked)}\n{_way_on(checked)}", checked.problems)
+    require_mode(mode)
+    if (mode == "strict" and checked.problems) or not checked.records:
+        counts, rows, good = checked.counts, checked.rows, len(checked.records)
+        raise InvalidRows(refusal("", checked.problems, counts, rows, good), checked.problems)
     if quarantine is not None:
         write_quarantine(checked.problems, quarantine)
-    if not checked.records:
-        raise InvalidRows(f"{describe(checked)}\nNo usable row is left.", checked.problems)
     return checked.records
 
 
-def describe(checked: Checked[Any]) -> str:
-    """Counts by reason, and the first bad rows by place."""
-    lines = [f"{len(checked.problems)} of {checked.rows} rows cannot be used"]
-    if checked.problems:
-        lines[0] += ": " + ", ".join(f"{reason} {count}" for reason, count in checked.counts.items())
-    lines += [f"  {problem}" for problem in checked.problems[:SHOWN]]
-    if len(checked.problems) > SHOWN:
-        lines.append(f"  ... and {len(checked.problems) - SHOWN} more")
+def require_mode(mode: str) -> None:
+    """Raise a ConfigError unless `mode` is a `Mode`."""
+    if mode not in get_args(Mode):
+        raise ConfigError(f"validation mode '{mode}' is unknown{did_you_mean(mode, get_args(Mode))}")
+
+
+def refusal(
+    source: str,
+    problems: Sequence[Problem],
+    counts: Mapping[str, int],
+    rows: int,
+    good: int,
+    left_out: int = 0,
+) -> str:
+    """What is wrong with a source that is refused, each bad row by its place, and how to go on.
+
+    Args:
+        problems: the bad rows, or the first of them.
+        counts: bad rows of each reason.
+        rows, good, left_out: rows read, those that can be trained on, and those the length rule leaves out.
+    """
+    name = f"{source}: " if source else ""
+    if not rows:
+        return f"{name or 'the source: '}there are no rows."
+    bad = sum(counts.values())
+    lines = [f"{name}{bad} of {rows} rows cannot be used"]
+    if bad:
+        lines[0] += ": " + ", ".join(f"{reason} {count}" for reason, count in counts.items())
+    listed = problems[: FIRST if 2 * bad > rows else LISTED]
+    lines += [f"  {problem}" for problem in listed]
+    if bad > len(listed):
+        lines.append(
+            f"  ... and {bad - len(listed)} more; `holdfast check --quarantine FILE` writes all of them"
+        )
+    if left_out:
+        lines.append(f"{left_out} rows are left out by the length limits (`data.max_length`).")
+    if good:
+        lines.append(
+            f"Mend these rows, or set `validation: lenient` to train on the other {good}; "
+            "the bad ones are then written to quarantine.jsonl."
+        )
+    else:
+        lines.append("No usable row is left.")
     return "\n".join(lines)
-
-
-def _way_on(checked: Checked[Any]) -> str:
-    if not checked.records:
-        return "No usable row is left."
-    return (
-        f"Mend these rows, or set `validation: lenient` to train on the other {len(checked.records)}; "
-        "the bad ones are then written to quarantine.jsonl."
-    )
 
 
 def count_reasons(problems: Iterable[Problem]) -> dict[str, int]:

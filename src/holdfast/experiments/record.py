@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
-import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from holdfast.files import replacing
 
 PACKAGES = ("holdfast", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers")
 
@@ -54,14 +54,9 @@ def folder_digest(folder: Path) -> str:
 
 def write_record(record: dict[str, Any], path: Path) -> None:
     """Write `run.json` whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(finite(record), file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)  # as any other file of the run; mkstemp's are private
-    os.replace(temporary, path)
+    with replacing(path) as beside:
+        text = json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False)
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
 def finite(value: Any) -> Any:

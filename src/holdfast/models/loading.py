@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from holdfast.errors import ConfigError, ModelError
 
@@ -45,6 +51,21 @@ def load_model(
         return AutoModelForCausalLM.from_pretrained(name, revision=revision, **options)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(f"cannot load the model '{name}': {_first_line(error)}") from error
+
+
+def vocabulary_of(name: str, *, revision: str | None = None) -> int | None:
+    """Rows of the model's embedding, from its configuration alone; None where there is none (a tokenizer's folder).
+
+    Raises:
+        ModelError: a configuration that cannot be read.
+    """
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        return None
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read the configuration of '{name}': {_first_line(error)}") from error
+    return getattr(config.get_text_config(), "vocab_size", None)
 
 
 def load_tokenizer(

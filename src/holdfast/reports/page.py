@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from holdfast.files import replacing
 
 
 def render(template: str, **values: Any) -> str:
@@ -28,10 +29,6 @@ def write_page(path: Path, page: str) -> Path:
     Characters that a UTF-8 page cannot hold (lone surrogates, NUL) are written as visible escapes.
     """
     content = page.replace("\x00", "\\x00").encode("utf-8", errors="backslashreplace")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        beside.write_bytes(content)
     return path

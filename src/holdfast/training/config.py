@@ -29,7 +29,7 @@ class LeanConfig(TrainingArguments):
         model_dtype, model_revision, attention: used when `model` is given by name.
         chat_template: a `.jinja` file, or a tokenizer whose template to take.
         append_eos: add the tokenizer's end token where the chat template ends a turn without one.
-        dataset_num_proc: processes that tokenize; None: one.
+        dataset_num_proc: processes that check and tokenize; None: one a core, shared out among a node's ranks.
         cache_dir: where tokenized rows and reference log-probs are kept; None: `HOLDFAST_CACHE`, or the user's cache.
         bf16: mixed precision; None means: wherever the GPU supports it.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +16,17 @@ from pyarrow import compute
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from holdfast.data.faults import Problem
-from holdfast.data.lengths import LengthReport, LengthRule
-from holdfast.data.prepared import prepared_pairs, prepared_sft
+from holdfast.data.examine import Checker, checker
+from holdfast.data.formats import Kind
+from holdfast.data.intake import Intake, take_in, take_in_records
+from holdfast.data.lengths import LengthRule
+from holdfast.data.processes import cores
 from holdfast.data.records import PreferenceRecord, SFTRecord
-from holdfast.data.sources import read_rows
-from holdfast.data.validation import check_rows, count_reasons, enforce, write_quarantine
+from holdfast.data.stored import StoredRows
 from holdfast.errors import ConfigError, ModelError, did_you_mean
 from holdfast.models.adapters import attach_adapter, lora_config, train_in_float32
 from holdfast.models.loading import load_model, load_tokenizer, read_chat_template, with_padding
 from holdfast.models.token_logprobs import HALF, causal_lm_of
-from holdfast.training.cache import cache_folder
 from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 
 logger = logging.getLogger(__name__)
@@ -52,55 +53,77 @@ class Prepared:
 
 def prepare_pairs(source: Any, tokenizer: PreTrainedTokenizerBase, args: PreferenceConfig) -> Prepared:
     """Preference rows -> columns `prompt_ids`, `chosen_ids`, `rejected_ids`, `row_index`, `row_id`."""
-    records, report = _read_records(source, "preference", args)
-    problems = _problems(args)
-    dataset, lengths = prepared_pairs(
-        records, tokenizer, _length_rule(args), problems=problems, **_encoding(args)
+    return prepared(_checked(source, checker_of("preference", tokenizer, args), args))
+
+
+def prepare_sft(
+    source: Any, tokenizer: PreTrainedTokenizerBase, args: SFTConfig, *, quarantine: Path | None = None
+) -> Prepared:
+    """Supervised rows, or the chosen side of preference rows -> columns `input_ids`, `completion_mask`, ...
+
+    `quarantine` takes the rows that lenient validation sets aside; by default, `quarantine.jsonl` in the output folder.
+    """
+    return prepared(_checked(source, checker_of("sft", tokenizer, args), args, quarantine))
+
+
+def checker_of(
+    kind: Kind, tokenizer: PreTrainedTokenizerBase, args: LeanConfig, vocab_size: int | None = None
+) -> Checker:
+    """What checks and tokenizes rows as `args` say."""
+    return checker(
+        kind,
+        tokenizer,
+        LengthRule(args.max_length, args.max_prompt_length, args.on_overflow),
+        train_on=getattr(args, "train_on", "last"),
+        append_eos=args.append_eos,
+        vocab_size=vocab_size,
+        seed=args.seed,
     )
-    return _prepared(dataset, lengths, _refuse(report, problems, args), ("chosen_ids", "rejected_ids"))
 
 
-def prepare_sft(source: Any, tokenizer: PreTrainedTokenizerBase, args: SFTConfig) -> Prepared:
-    """Supervised rows, or the chosen side of preference rows -> columns `input_ids`, `completion_mask`, ..."""
-    records, report = _read_records(source, "sft", args)
-    problems = _problems(args)
-    dataset, lengths = prepared_sft(
-        records, tokenizer, _length_rule(args), train_on=args.train_on, problems=problems, **_encoding(args)
+def processes_of(args: LeanConfig) -> int:
+    """Processes that check and tokenize: as configured, or one a core, shared out among the ranks of a node."""
+    return args.dataset_num_proc or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _checked(source: Any, work: Checker, args: LeanConfig, quarantine: Path | None = None) -> Intake:
+    """Rows of any source, or records, checked; bad ones refused or set aside as `args` say."""
+    options: dict[str, Any] = {"num_proc": processes_of(args), "cache_dir": args.cache_dir}
+    if isinstance(source, StoredRows) or (
+        isinstance(source, list) and source and isinstance(source[0], PreferenceRecord | SFTRecord)
+    ):
+        rows = take_in_records(source, work, **options)
+    else:
+        rows = take_in(source, work, format=args.data_format, **options)
+    rows.require(args.validation, quarantine or Path(args.output_dir) / "quarantine.jsonl")
+    return rows
+
+
+def prepared(intake: Intake, rows: StoredRows | None = None) -> Prepared:
+    """What a trainer takes, of a source or of some of its rows."""
+    found = intake.report
+    own = intake.rows if rows is None else rows
+    dataset, lengths = own.tokens, own.lengths()
+    if rows is None and found.truncation is not None:
+        lengths.dropped = found.truncation["dropped"]
+        lengths.equal_after_cut = found.truncation["equal_after_cut"]
+    tokens = [name for name in dataset.column_names if name.endswith("_ids")]
+    sample = dataset[:1000]
+    ends = Counter(row[-1] for name in tokens if name != "prompt_ids" for row in sample[name])
+    return Prepared(
+        dataset=dataset,
+        report={
+            "rows": found.rows,
+            "refused": dict(found.refused),
+            "layout": found.layout,
+            "examples": len(dataset),
+            "lengths": lengths.as_dict(),
+        },
+        end_tokens=tuple(token for token, count in ends.most_common() if 10 * count >= ends.total()),
+        largest_token_id=max(
+            compute.max(compute.list_flatten(dataset.data.column(name))).as_py() for name in tokens
+        ),
     )
-    return _prepared(dataset, lengths, _refuse(report, problems, args), ("input_ids",))
-
-
-def _encoding(args: LeanConfig) -> dict[str, Any]:
-    return {
-        "append_eos": args.append_eos,
-        "num_proc": args.dataset_num_proc or 1,
-        "cache_dir": cache_folder(args.cache_dir) / "rows",
-    }
-
-
-def _read_records(source: Any, kind: str, args: LeanConfig) -> tuple[list[Any], dict[str, Any]]:
-    """Rows of any source -> checked records, and their counts. Records pass through as they are."""
-    if isinstance(source, list) and source and isinstance(source[0], PreferenceRecord | SFTRecord):
-        return source, {"rows": len(source), "refused": {}}
-    checked: Any = check_rows(read_rows(source), kind, args.data_format)  # type: ignore[call-overload]
-    records = enforce(checked, args.validation, _quarantine(args) if checked.problems else None)
-    return records, {"rows": checked.rows, "refused": checked.counts, "layout": checked.format}
-
-
-def _problems(args: LeanConfig) -> list[Problem] | None:
-    """Where rows that cannot be tokenized are put; None makes them an error."""
-    return [] if args.validation == "lenient" else None
-
-
-def _refuse(report: dict[str, Any], problems: list[Problem] | None, args: LeanConfig) -> dict[str, Any]:
-    if not problems:
-        return report
-    write_quarantine(problems, _quarantine(args), append=True)
-    return report | {"refused": dict(Counter(report["refused"]) + Counter(count_reasons(problems)))}
-
-
-def _quarantine(args: LeanConfig) -> Path:
-    return Path(args.output_dir) / "quarantine.jsonl"
 
 
 def prepare_tokenizer(
@@ -181,24 +204,3 @@ def _require_fit(model: PreTrainedModel, args: LeanConfig, prepared: Sequence[Pr
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and args.max_length > positions:
         raise ConfigError(f"max_length is {args.max_length}, but the model has {positions} positions")
-
-
-def _length_rule(args: PreferenceConfig | SFTConfig) -> LengthRule:
-    return LengthRule(args.max_length, args.max_prompt_length, args.on_overflow)
-
-
-def _prepared(
-    dataset: datasets.Dataset, lengths: LengthReport, report: dict[str, Any], completions: tuple[str, ...]
-) -> Prepared:
-    table = dataset.data
-    tokens = [name for name in table.column_names if name.endswith("_ids")]
-    sample = dataset[:1000]
-    ends = Counter(row[-1] for name in completions for row in sample[name])
-    return Prepared(
-        dataset=dataset,
-        report=report | {"examples": len(dataset), "lengths": lengths.as_dict()},
-        end_tokens=tuple(token for token, count in ends.most_common() if 10 * count >= ends.total()),
-        largest_token_id=max(
-            compute.max(compute.list_flatten(table.column(name))).as_py() for name in tokens
-        ),
-    )

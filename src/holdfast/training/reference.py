@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from holdfast.files import cache_folder, replacing
 from holdfast.models.token_logprobs import causal_lm_of
-from holdfast.training.cache import cache_folder
 from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.scoring import score_pairs
 
@@ -45,7 +43,8 @@ def add_reference_logps(trainer: LeanTrainer, dataset: Any, batch_size: int | No
         scores = score_pairs(trainer, dataset, "reference log-probs", batch_size)
         columns = {"chosen": scores.chosen.clone(), "rejected": scores.rejected.clone()}
         if trainer.is_world_process_zero():
-            _save_atomically(columns, path)
+            with replacing(path) as beside:
+                save_file(columns, beside)
     return dataset.add_column("reference_chosen", columns["chosen"].tolist()).add_column(
         "reference_rejected", columns["rejected"].tolist()
     )
@@ -87,11 +86,3 @@ def reference_key(model: nn.Module, dataset: Any, precision: str) -> str:
     for row in dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]):
         digest.update(json.dumps([row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]]).encode())
     return digest.hexdigest()[:32]
-
-
-def _save_atomically(columns: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    save_file(columns, temporary)
-    os.replace(temporary, path)
