@@ -34,6 +34,10 @@ def test_version() -> None:
     [
         (["explain", "slim"], "did you mean 'slime'?"),
         (["run", "missing.yaml"], "no config file 'missing.yaml'"),
+        (["run", "."], "config file '.' cannot be read: Is a directory"),
+        (["align", "some/model", "rows.jsonl", "learning_rat=1"], "did you mean 'learning_rate'?"),
+        (["sft", "some/model", "rows.jsonl", "--config", "missing.yaml"], "no config file 'missing.yaml'"),
+        (["sft", "some/model", "rows.jsonl"], "some/model"),
         (["report", "nowhere"], "nowhere"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from holdfast.errors import ConfigError
-from holdfast.experiments.config import apply_override, load_config, parse_config
+from holdfast.experiments.config import load_config, parse_config, section_keys
 
 GOOD: dict[str, Any] = {
     "model": "some/model",
@@ -69,17 +69,82 @@ def test_a_bare_name_is_a_model_and_an_objective() -> None:
         ({"align": {"bf16": "yes please"}}, "align.bf16"),
         ({"align": {"gradient_accumulation_steps": 1.5}}, "align.gradient_accumulation_steps: .*integer"),
         ({"align": {"learning_rate": True}}, "expected a number, got true"),
-        ({"align": {"max_length": 12}}, "as `data.max_length`"),
-        ({"align": {"hub_token": "hf_x"}}, "secret"),
         ({"align": None}, "nothing to do"),
-        ({"data": {"source": "x", "sft_fraction": 0.9, "eval_fraction": 0.5}}, "exceed 1"),
-        ({"model": {"name": "x", "from_scratch": {}}}, "either a name or"),
-        ({"data": {}}, "data.source: missing"),
+        ({"align": "slime"}, "align: expected keys with values, got 'slime'"),
+        ({"sft": True}, "sft: expected keys with values, got true"),
+        ({"model": {"name": "x", "from_scratch": {}}}, "model: give either a name or"),
+        ({"model": {"from_scratch": {"family": "qwn3"}}}, "model.from_scratch: .*did you mean 'qwen3'"),
+        ({"model": {"from_scratch": {"hidden_size": 40}}}, "model.from_scratch: .*multiple of 16"),
+        (
+            {"model": {"name": "x", "revision": 1.0}},
+            "model.revision: expected text, got 1.0: put text in quotes",
+        ),
+        ({"model": {"name": "x", "dtype": "bf16"}}, "model.dtype: no such value as 'bf16' .*'bfloat16'"),
+        ({"model": None}, "model: expected keys with values, got null"),
+        ({"adapter": {"rank": True}}, "adapter.rank: expected a number, got true"),
+        ({"output_dir": ""}, "output_dir: .*at least 1 character"),
+        ({"output_dir": False}, "output_dir: expected text, got false .YAML reads yes, no"),
+        ({"seed": -1}, "seed: must be greater than or equal to 0, got -1"),
+        ({"seed": 2**32}, "seed: must be less than 4294967296"),
+        ({7: 1}, "7: "),
     ],
 )
 def test_faults_name_the_key_and_the_nearest_one(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(GOOD | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "data.source: missing"),
+        ({"source": True}, "data.source: expected text, got true .YAML reads yes, no"),
+        ({"source": None}, "data.source: expected text, got null$"),
+        ({"source": ""}, "data.source: "),
+        ({"source": "x", "format": "nonsense"}, "data.format: no row layout is called 'nonsense'"),
+        ({"source": "x", "format": "alpaca"}, "data.format: .*a preference needs two"),
+        ({"source": "x", "max_length": 1}, "data.max_length: must be greater than or equal to 2, got 1"),
+        (
+            {"source": "x", "max_length": 64, "max_prompt_length": 64},
+            "data.max_prompt_length: 64 leaves no room",
+        ),
+        ({"source": "x", "limit": True}, "data.limit: expected a number, got true"),
+        ({"source": "x", "eval_fraction": 1}, "data.eval_fraction: must be less than 1"),
+        ({"source": "x", "eval_fraction": float("nan")}, "data.eval_fraction: must be a finite number"),
+        (
+            {"source": "x", "on_overflow": False},
+            "data.on_overflow: must be 'cut', 'drop' or 'error', got false$",
+        ),
+    ],
+)
+def test_faults_of_the_data_section(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(GOOD | {"data": change})
+
+
+def test_every_stage_gets_rows() -> None:
+    def parse(share: float, held_out: float, **stages: Any) -> None:
+        data = {"source": "x", "sft_fraction": share, "eval_fraction": held_out}
+        parse_config(GOOD | {"data": data} | stages)
+
+    parse(0.9, 0.05, sft={})
+    for share, held_out in ((0.5, 0.5), (1, 0), (0.33, 0.999)):
+        with pytest.raises(ConfigError, match="data.sft_fraction .* and data.eval_fraction .* below 1"):
+            parse(share, held_out, sft={})
+    with pytest.raises(ConfigError, match="data.sft_fraction: 0 leaves the sft stage no rows"):
+        parse(0, 0.1, sft={})
+    # one stage trains on all that is not held out, whatever sft_fraction says
+    parse(0, 0.999)
+    parse(0, 0.5, sft={}, align=None)
+    parse(1, 0.5)
+
+
+def test_evaluation_needs_held_out_rows() -> None:
+    for settings in ({"eval_strategy": "steps"}, {"eval_on_start": True}):
+        parse_config(GOOD | {"align": settings})
+        with pytest.raises(ConfigError, match=f"align.{next(iter(settings))}: data.eval_fraction is 0"):
+            parse_config(GOOD | {"data": {"source": "x", "eval_fraction": 0}, "align": settings})
+    parse_config(GOOD | {"data": {"source": "x", "eval_fraction": 0}, "align": {"eval_strategy": "no"}})
 
 
 def test_numbers_that_yaml_reads_as_text() -> None:
@@ -91,24 +156,20 @@ def test_numbers_that_yaml_reads_as_text() -> None:
     assert config.align["num_train_epochs"] == 2
 
 
-def test_overrides(tmp_path: Path) -> None:
+def test_overrides_and_the_files_name(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(GOOD), encoding="utf-8")
     config = load_config(path, ["align.objective.hard_margin=1.2", "data.limit=7", "seed=3", "adapter=null"])
     assert config.align is not None
     assert config.align["objective"]["hard_margin"] == 1.2
     assert (config.data.limit, config.seed, config.adapter) == (7, 3, None)
-    for bad in ("seed", "=3", "data..limit=1"):
-        with pytest.raises(ConfigError, match="not an override"):
+    assert load_config(path, ["align.objective.exponent=2e0"]).align != config.align
+    for bad in ("align.learning_rate=-1", "data.limt=1", "seed=x", "align.objective.hard_margin=x"):
+        with pytest.raises(
+            ConfigError, match=f"^{path}: {bad.partition('=')[0].removesuffix('.hard_margin')}: "
+        ):
             load_config(path, [bad])
-    with pytest.raises(ConfigError, match="is a value"):
-        apply_override({"seed": 3}, "seed.x=1")
 
 
-def test_files_that_are_no_config(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no config file"):
-        load_config(tmp_path / "missing.yaml")
-    for text, message in (("a: [", "not valid YAML"), ("- 1", "expected keys")):
-        (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
-        with pytest.raises(ConfigError, match=message):
-            load_config(tmp_path / "bad.yaml")
+def test_section_keys() -> None:
+    assert {"model.name", "data.limit", "adapter.rank"} <= set(section_keys())

@@ -68,6 +68,28 @@ def test_both_stages_from_scratch(tmp_path: Path) -> None:
     assert model.generate(**prompt, max_new_tokens=4).shape[1] > prompt["input_ids"].shape[1]
 
 
+def test_the_checks_of_holdfast_check_stand_in_the_record(tmp_path: Path) -> None:
+    said: list[str] = []
+    config = small(tmp_path, sft=None)
+    folder = run(parse_config(config), say=said.append)
+    start = folder / "final"  # its tokenizer is the one that was trained for the run
+    own = json.loads((folder / "run.json").read_text())["data"]["check"]
+    result = holdfast(
+        "check", config["data"]["source"], "--model", str(start), "--max-length", "64", "--json", cwd=tmp_path
+    )
+    report = json.loads(result.stdout)
+    assert own == {name: report[name] for name in own} | {"seconds": own["seconds"]}
+    assert report.keys() - own.keys() == {"problems", "examples"}
+    assert any(line.startswith("chat template: 4 checks hold on 60 rows") for line in said)
+    assert any("mean length in tokens: prompt" in line for line in said)
+
+
+def test_a_second_start_tokenizes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(parse_config(small(tmp_path, output_dir=str(tmp_path / "one"))), say=lambda line: None)
+    monkeypatch.setattr("holdfast.data.rendering.ChatRenderer.tokenize", lambda *_: pytest.fail("tokenized"))
+    run(parse_config(small(tmp_path, output_dir=str(tmp_path / "two"))), say=lambda line: None)
+
+
 def test_lora_from_a_folder(tmp_path: Path) -> None:
     start = run(parse_config(small(tmp_path, align=None)), say=lambda line: None) / "final"
     changes = {

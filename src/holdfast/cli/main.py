@@ -24,20 +24,94 @@ app = typer.Typer(
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override a key: align.learning_rate=1.0e-6"),
+    typer.Argument(metavar="KEY=VALUE", help="Override a key: align.learning_rate=1.0e-6"),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move a run that is there aside.")]
 
 
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
     overrides: Overrides = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Move a run that is there aside.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Rows in, aligned model and report out: the two stages of a YAML file."""
     from holdfast.cli.run import run_pipeline
 
     run_pipeline(config, overrides or [], overwrite=overwrite)
+
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="The model to start from: a folder or hub name.")
+]
+DataName = Annotated[str, typer.Argument(metavar="DATA", help="The rows: a file, a folder or a hub name.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings: the stage's own keys as they are (learning_rate=1e-6, max_steps=100), others in full "
+        "(data.max_length=2048, adapter=null).",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="A run's YAML to take settings from. Its model, rows, output folder and other stage are left out.",
+    ),
+]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--output-dir",
+        "-o",
+        metavar="FOLDER",
+        help="The run folder: final/ (the trained model), run.json, report.html.",
+        show_default="runs/VERB-MODEL",
+    ),
+]
+
+
+@app.command(
+    epilog="Example: holdfast sft Qwen/Qwen3-4B-Base rows.jsonl learning_rate=2e-5 num_train_epochs=3"
+)
+def sft(
+    model: ModelName,
+    data: DataName,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    output_dir: OutputDir = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Supervised fine-tuning alone: demonstrations (or the chosen answers of pairs) in, model and report out.
+
+    LoRA and a trained LM head by default; adapter=null trains every weight. `holdfast explain` lists the objectives.
+    """
+    from holdfast.cli.stage import run_stage
+
+    run_stage("sft", model, data, settings or [], config=config, output_dir=output_dir, overwrite=overwrite)
+
+
+@app.command(
+    epilog="Example: holdfast align runs/sft-Qwen3-4B-Base/final pairs.jsonl objective.hard_margin=1.2"
+)
+def align(
+    model: ModelName,
+    data: DataName,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    output_dir: OutputDir = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Preference alignment alone: pairs in, aligned model and report out; SLIME unless `objective` says otherwise.
+
+    LoRA and a trained LM head by default; adapter=null trains every weight. `holdfast explain` lists the objectives.
+    """
+    from holdfast.cli.stage import run_stage
+
+    run_stage("align", model, data, settings or [], config=config, output_dir=output_dir, overwrite=overwrite)
 
 
 @app.command()

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from holdfast.cli.quiet import quiet_libraries
 from holdfast.errors import Interrupted
 
+if TYPE_CHECKING:
+    from holdfast.experiments.config import RunConfig
+
 
 def run_pipeline(config: Path, overrides: Sequence[str], *, overwrite: bool) -> None:
     """Check the configuration, run its stages, write the report."""
     quiet_libraries()
     from holdfast.experiments.config import load_config
+
+    run_and_report(load_config(config, overrides), overwrite=overwrite)
+
+
+def run_and_report(settings: RunConfig, *, overwrite: bool) -> None:
+    """Run the configured stages and write the report.
+
+    Raises:
+        Interrupted: the user stopped it; says what is there.
+    """
     from holdfast.experiments.pipeline import run
 
-    settings = load_config(config, overrides)
     try:
         folder = run(settings, overwrite=overwrite, say=typer.echo)
     except KeyboardInterrupt as error:

@@ -71,7 +71,7 @@ class ChatRenderer:
         if not self.tokenizer.chat_template:
             raise DataError(
                 f"the tokenizer '{self.name}' has no chat template, and none is made up for it. Set "
-                "`chat_template:` to a .jinja file, or to a tokenizer whose template to take (a base "
+                "`chat_template` (`model.chat_template` in a run's YAML) to a .jinja file, or to a tokenizer whose template to take (a base "
                 "model's instruct variant, say)"
             )
         try:
@@ -217,7 +217,7 @@ class ChatRenderer:
                 "template",
                 "no special token ends the assistant's turn, so the model would never learn to stop. Its "
                 f"last tokens: {self.show(ids[start:][-SHOWN:])}. End the turn with {{{{ eos_token }}}} in "
-                "the chat template, or (for the last turn) set `append_eos: true`",
+                "the chat template, or (for the last turn) set `append_eos` (`model.append_eos`)",
                 check="end_is_trained",
             )
         if len(content) <= SHOWN and not self.tokenizer.decode(content).strip():

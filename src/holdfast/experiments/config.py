@@ -12,31 +12,41 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from holdfast.data.formats import get_format
 from holdfast.errors import ConfigError, did_you_mean
-from holdfast.objectives.registry import objective_spec, resolve_objective
-from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
+from holdfast.experiments.stage_settings import stage_settings
+from holdfast.experiments.values import fault_words, members, mistaken_for_number
+from holdfast.experiments.yaml_file import apply_override, read_yaml
+from holdfast.models.tiny import tiny_config
+from holdfast.training.config import PreferenceConfig, SFTConfig
 
 
 class Section(BaseModel):
     """A part of the file. Unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        if mistaken_for_number(value, cls.model_fields[info.field_name].annotation):
+            raise ValueError("expected a number")
+        return value
 
 
 class FromScratch(Section):
@@ -47,11 +57,19 @@ class FromScratch(Section):
     hidden_size: int = Field(default=128, ge=16)
     layers: int = Field(default=4, ge=1)
 
+    @model_validator(mode="after")
+    def _can_be_built(self) -> FromScratch:
+        try:
+            tiny_config(self.family, self.vocab_size, hidden_size=self.hidden_size, layers=self.layers)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
 
 class ModelSection(Section):
     """Which model to start from: `name` (a folder or hub name) or `from_scratch`."""
 
-    name: str | None = None
+    name: str | None = Field(default=None, min_length=1)
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -71,7 +89,7 @@ class ModelSection(Section):
 class DataSection(Section):
     """Where the rows are, how they are checked, and how they are shared out (by prompt, seeded)."""
 
-    source: str
+    source: str = Field(min_length=1)
     split: str | None = None
     revision: str | None = None
     format: str | None = None
@@ -84,9 +102,12 @@ class DataSection(Section):
     on_overflow: Literal["cut", "drop", "error"] = "cut"
 
     @model_validator(mode="after")
-    def _fractions_fit(self) -> DataSection:
-        if self.sft_fraction + self.eval_fraction > 1:
-            raise ValueError("sft_fraction and eval_fraction exceed 1 together")
+    def _room_for_an_answer(self) -> DataSection:
+        if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
+            raise ConfigError(
+                f"data.max_prompt_length: {self.max_prompt_length} leaves no room for an answer in "
+                f"data.max_length ({self.max_length})"
+            )
         return self
 
 
@@ -107,8 +128,8 @@ class RunConfig(Section):
     adapter: AdapterSection | None = Field(default_factory=lambda: AdapterSection.model_validate({}))
     sft: dict[str, Any] | None = None
     align: dict[str, Any] | None = None
-    output_dir: str
-    seed: int = 0
+    output_dir: str = Field(min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @field_validator("model", mode="before")
     @classmethod
@@ -131,65 +152,35 @@ class RunConfig(Section):
             raise ValueError("nothing to do: give `sft`, `align` or both (`{}` for the defaults)")
         return self
 
+    @model_validator(mode="after")
+    def _rows_for_every_stage(self) -> RunConfig:
+        data = self.data
+        if self.sft is not None and self.align is not None:  # else sft_fraction is not used
+            if data.sft_fraction == 0:
+                raise ConfigError(
+                    "data.sft_fraction: 0 leaves the sft stage no rows; raise it, or leave `sft` out"
+                )
+            if data.sft_fraction + data.eval_fraction >= 1:
+                raise ConfigError(
+                    f"data.sft_fraction ({data.sft_fraction:g}) and data.eval_fraction ({data.eval_fraction:g}): "
+                    "together they must stay below 1, the rest is what align trains on"
+                )
+        for stage, settings in (("sft", self.sft or {}), ("align", self.align or {})):
+            for key in ("eval_strategy", "eval_on_start"):
+                if data.eval_fraction == 0 and settings.get(key) not in (None, False, "no"):
+                    raise ConfigError(
+                        f"{stage}.{key}: data.eval_fraction is 0, so no rows are held out for it"
+                    )
+        return self
 
-# Set once for the whole run, so a stage must not set them again.
-RUN_WIDE = {
-    "output_dir": "output_dir",
-    "seed": "seed",
-    "data_seed": "seed",
-    "max_length": "data.max_length",
-    "max_prompt_length": "data.max_prompt_length",
-    "on_overflow": "data.on_overflow",
-    "validation": "data.validation",
-    "data_format": "data.format",
-    "model_dtype": "model.dtype",
-    "model_revision": "model.revision",
-    "attention": "model.attention",
-    "chat_template": "model.chat_template",
-    "append_eos": "model.append_eos",
-}
-
-
-SECRETS = frozenset({"hub_token", "push_to_hub_token"})
-
-
-def stage_settings(settings: Mapping[str, Any], config_class: type[LeanConfig], stage: str) -> dict[str, Any]:
-    """Check a stage's keys and values against the trainer's config class, and its objective against the registry."""
-    types = get_type_hints(config_class)
-    known = {field.name for field in dataclasses.fields(config_class)}
-    checked = {}
-    for key, value in settings.items():
-        if key in RUN_WIDE:
-            raise ConfigError(f"{stage}.{key}: is set for the whole run, as `{RUN_WIDE[key]}`")
-        if key in SECRETS:
-            raise ConfigError(
-                f"{stage}.{key}: a secret would stand in run.json; log in, or set HF_TOKEN, instead"
-            )
-        if key not in known:
-            raise ConfigError(f"{stage}.{key}: unknown key{did_you_mean(key, known - RUN_WIDE.keys())}")
-        checked[key] = value if key == "objective" else _value(value, types[key], f"{stage}.{key}")
-    default = next(field.default for field in dataclasses.fields(config_class) if field.name == "objective")
-    spec = checked.get("objective", default)
-    try:
-        objective = resolve_objective({"name": default} | spec if isinstance(spec, dict) else spec)
-    except ValueError as error:
-        raise ConfigError(f"{stage}.objective: {error}") from error
-    if objective.kind != config_class.objective_kind:
-        raise ConfigError(
-            f"{stage}.objective: '{objective.name}' is a {objective.kind} objective; this stage takes a "
-            f"{config_class.objective_kind} objective (see `holdfast explain`)"
-        )
-    return checked | {"objective": dict(objective_spec(objective))}
-
-
-def _value(value: Any, annotation: Any, where: str) -> Any:
-    """`value` as its field's type; `1e-4`, which YAML reads as text, becomes the number it means."""
-    if isinstance(value, bool) and annotation in (int, float):
-        raise ConfigError(f"{where}: expected a number, got {str(value).lower()}")
-    try:
-        return TypeAdapter(annotation).validate_python(value)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {error.errors()[0]['msg']}, got {value!r}") from error
+    @model_validator(mode="after")
+    def _layout_serves(self) -> RunConfig:
+        if self.data.format is not None:
+            try:
+                get_format(self.data.format, "sft" if self.align is None else "preference")
+            except ConfigError as error:
+                raise ConfigError(f"data.format: {error}") from error
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -198,15 +189,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with the nearest known one), a wrong value.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"no config file '{path}'")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML in UTF-8: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys such as `model`, `data`, `align` at the top")
+    raw = read_yaml(Path(path))
     for override in overrides:
         apply_override(raw, override)
     return parse_config(raw, where=str(path))
@@ -222,49 +205,23 @@ def parse_config(raw: Mapping[str, Any], where: str = "config") -> RunConfig:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set one `key.path=value` in place; the value is read as YAML.
-
-    `align.objective.hard_margin=1.2` works on a bare name too: `objective: slime` becomes a mapping first.
-    """
-    path, equals, value = override.partition("=")
-    keys = path.split(".")
-    if not equals or not all(keys):
-        raise ConfigError(
-            f"'{override}' is not an override; write key=value, as in align.learning_rate=1.0e-6"
-        )
-    node = raw
-    for depth, key in enumerate(keys[:-1]):
-        child = node.get(key)
-        if child is None:
-            child = {}
-        elif isinstance(child, str) and key in ("objective", "model"):
-            child = {"name": child}
-        elif not isinstance(child, dict):
-            raise ConfigError(f"'{override}': '{'.'.join(keys[: depth + 1])}' is a value, not a section")
-        node[key] = child
-        node = child
-    try:
-        node[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{override}': the value is not valid YAML") from error
-
-
 def _sentence(fault: Any) -> str:
     location = [str(part) for part in fault["loc"]]
     where = ".".join(location) or "the file"
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}"
-    if fault["type"] == "missing":
-        return f"{where}: missing"
-    return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {fault_words(fault)}"
+
+
+def section_keys() -> list[str]:
+    """Every key inside a section, as `data.limit`."""
+    return [f"{name}.{key}" for name in ("model", "data", "adapter") for key in _keys_at([name])]
 
 
 def _keys_at(location: Sequence[str]) -> list[str]:
     section: type[BaseModel] = RunConfig
     for key in location:
-        annotation = section.model_fields[key].annotation
-        options = getattr(annotation, "__args__", (annotation,))
+        options = members(section.model_fields[key].annotation)
         section = next(
             option for option in options if isinstance(option, type) and issubclass(option, BaseModel)
         )

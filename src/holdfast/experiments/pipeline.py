@@ -188,10 +188,16 @@ def _stage_arguments(config: RunConfig, folder: Path) -> tuple[SFTConfig | None,
         }
         try:
             return config_class(**{"save_strategy": "no"} | whole_run | settings)
-        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        except (ConfigError, ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
             raise ConfigError(f"{stage}: {str(error).strip() or type(error).__name__}") from error
 
-    return build("sft", SFTConfig, config.sft), build("align", PreferenceConfig, config.align)
+    sft, align = build("sft", SFTConfig, config.sft), build("align", PreferenceConfig, config.align)
+    if sft is not None and align is not None and sft.mixed_precision != align.mixed_precision:
+        raise ConfigError(
+            f"align.bf16, align.fp16: both stages run in one precision, but sft is '{sft.mixed_precision}' and align "
+            f"'{align.mixed_precision}'"
+        )
+    return sft, align
 
 
 def _fine_tune(trainer: SFTTrainer) -> dict[str, Any]:

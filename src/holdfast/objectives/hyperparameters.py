@@ -46,7 +46,7 @@ def number(
         if value is None and default is None:
             return None
         if isinstance(value, bool) or not isinstance(value, Real):
-            hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if isinstance(value, str) else ""
+            hint = " (a number in quotes is text)" if isinstance(value, str) else ""
             raise ValueError(f"{label} must be a number, got {value!r}{hint}")
         value = float(value)
         if not math.isfinite(value):

@@ -10,6 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from holdfast.data.collate import Batch
 from holdfast.errors import ConfigError
 from holdfast.models.token_logprobs import check_logprob_forward, install_logprob_forward
 from holdfast.training.config import LeanConfig
+from holdfast.training.halving import Halving, KeepExamples
 from holdfast.training.metrics import Measured, MetricSums, means
 from holdfast.training.preparation import Prepared, prepare_model, prepare_tokenizer
 
@@ -82,6 +84,11 @@ class LeanTrainer(Trainer):
         self.objective = args.objective  # resolved by the config
         # Rows are read before the model is: a bad row is named before it costs anything.
         tokenizer = prepare_tokenizer(processing_class, model, args)
+        if isinstance(eval_dataset, Mapping):
+            raise ConfigError(
+                f"eval_dataset is a mapping ({', '.join(map(str, eval_dataset))}); give one data set: rows that are "
+                "to be told apart belong in trainers of their own"
+            )
         given = {"train": train_dataset, "eval": eval_dataset}
         self.prepared: dict[str, Prepared] = {
             name: rows if isinstance(rows, Prepared) else self.prepare(rows, tokenizer, args)
@@ -113,6 +120,7 @@ class LeanTrainer(Trainer):
         self._span_started = time.perf_counter()
         self._step_kept: list[Tensor] = []
         self._step_loss: list[Tensor] = []
+        self._halving = self._halve_what_does_not_fit()
         if self.divides_by_kept and self.is_deepspeed_enabled:
             raise ConfigError(
                 "DeepSpeed owns the gradients, so they cannot be divided by the kept tokens of the global batch: "
@@ -154,6 +162,10 @@ class LeanTrainer(Trainer):
         """Counts of the global batch: all its micro-batches, on all processes."""
         if not batch_samples:
             return None
+        self._step_kept, self._step_loss = [], []
+        if self._halving is not None:
+            self._halving.begin()
+            self._sums_before = self._train_sums.copy()
         counts = torch.stack([self.count(batch) for batch in batch_samples]).sum(0).to(device)
         return self.accelerator.reduce(counts, reduction="sum")
 
@@ -178,7 +190,14 @@ class LeanTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
         """As the Trainer's; after the last micro-batch, divide by the kept tokens where that is the divisor."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+
+        def step(batch: Batch) -> Tensor:
+            return super(LeanTrainer, self).training_step(model, batch, num_items_in_batch)
+
+        if self._halving is None:
+            loss = step(inputs)
+        else:
+            loss = self._halving.run(inputs, step, partial(self._start_step_again, model))
         if self.divides_by_kept:
             assert num_items_in_batch is not None
             if not self.accelerator.sync_gradients:
@@ -189,8 +208,36 @@ class LeanTrainer(Trainer):
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor.to(parameter.grad.dtype))
             loss = torch.stack(self._step_loss).sum() / kept * self.accelerator.num_processes
-            self._step_kept, self._step_loss = [], []
         return loss
+
+    # ---- micro-batches that do not fit
+
+    def _halve_what_does_not_fit(self) -> Halving | None:
+        if not self.args.auto_find_batch_size:
+            return None
+        if self.accelerator.num_processes > 1:
+            raise ConfigError(
+                "auto_find_batch_size: one process cannot cut its micro-batches while others wait for its gradients; "
+                "set per_device_train_batch_size, and gradient_accumulation_steps for the global batch"
+            )
+        return Halving(lambda examples: self.data_collator(examples))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As the Trainer's; batches carry their rows where they may have to be cut."""
+        if self._halving is None:
+            return super().get_train_dataloader()
+        own = self.data_collator
+        self.data_collator = KeepExamples(own)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = own
+
+    def _start_step_again(self, model: nn.Module) -> None:
+        """Forget what the global batch's first micro-batches left."""
+        model.zero_grad()
+        self._train_sums = self._sums_before.copy()
+        self._step_kept, self._step_loss = [], []
 
     # ---- metrics
 

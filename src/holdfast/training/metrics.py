@@ -17,21 +17,30 @@ class MetricSums:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor | int] = {}
 
     def add(self, measured: Measured) -> None:
-        """Add a micro-batch's sums. Never reads a value from the device."""
+        """Add a micro-batch's sums. Never reads a value from the device, nor writes one to it."""
         for name, (total, count) in measured.items():
-            total = total.detach()
-            pair = torch.stack([wide(total), wide(torch.as_tensor(count, device=total.device))])
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+            self._sums[name] = wide(total.detach()) + self._sums.get(name, 0.0)
+            count = wide(count.detach()) if isinstance(count, Tensor) else count
+            self._counts[name] = count + self._counts.get(name, 0)
+
+    def copy(self) -> MetricSums:
+        """The sums as they are now."""
+        other = MetricSums()
+        other._sums, other._counts = dict(self._sums), dict(self._counts)
+        return other
 
     def flush(self, accelerator: Any) -> dict[str, tuple[float, float]]:
         """(sum, count) of each metric over all processes, read in one transfer; starts anew."""
         if not self._sums:
             return {}
         names = list(self._sums)
-        table = accelerator.reduce(torch.stack([self._sums[name] for name in names]), reduction="sum")
-        self._sums = {}
+        sums = torch.stack([self._sums[name] for name in names])
+        counts = torch.stack([torch.as_tensor(self._counts[name], device=sums.device).to(sums) for name in names])
+        table = accelerator.reduce(torch.stack([sums, counts], dim=1), reduction="sum")
+        self._sums, self._counts = {}, {}
         return dict(zip(names, map(tuple, table.tolist()), strict=True))
 
 

@@ -1,0 +1,103 @@
+"""`auto_find_batch_size`: micro-batches that do not fit in memory are halved, and the step is done again.
+
+The loss is one mean over the global batch however that is cut, so the gradients are the ones that were asked for:
+the global batch stays as it is, and no optimizer step is lost or repeated. (Dropout draws anew.)
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from holdfast.data.collate import Batch
+from holdfast.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
+
+
+class Examples(tuple[Mapping[str, Any], ...]):
+    """The rows of a micro-batch, carried along with it so that it can be cut."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Examples:
+        """Themselves: what moves a batch to a device leaves them where they are."""
+        return self
+
+
+@dataclass(frozen=True)
+class KeepExamples:
+    """A collator whose batches carry their rows, as `examples`."""
+
+    collator: Collator
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
+        return self.collator(examples) | {"examples": Examples(examples)}  # type: ignore[dict-item]
+
+
+@dataclass
+class Halving:
+    """Runs the micro-batches of a global batch in as many parts as memory needs.
+
+    Attributes:
+        collator: makes a part's batch of its rows.
+        parts: how many parts a micro-batch is cut into; doubles when one does not fit, and stays.
+    """
+
+    collator: Collator
+    parts: int = 1
+    _done: list[Batch] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """A global batch begins."""
+        self._done = []
+
+    def run(
+        self,
+        batch: Batch,
+        step: Callable[[Batch], torch.Tensor],
+        start_again: Callable[[], None],
+    ) -> torch.Tensor:
+        """`step` on a micro-batch, in parts; the sum of what it returned for this micro-batch's.
+
+        Args:
+            step: forward and backward, which adds to the gradients.
+            start_again: forgets the gradients and sums of the global batch so far, after a step that did not fit.
+
+        Raises:
+            ModelError: a single row does not fit.
+        """
+        self._done.append(batch)
+        todo = [batch]
+        while True:
+            try:
+                losses = [[step(part) for part in self._cut(whole)] for whole in todo]
+                return torch.stack(losses[-1]).sum()
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                rows = max(len(whole["examples"]) for whole in self._done)
+                if self.parts >= rows:
+                    raise ModelError(
+                        "one row alone does not fit in memory: lower `max_length`, set `activation_checkpointing`, "
+                        "train an adapter, or load the model in half or 4-bit precision"
+                    ) from None  # its traceback would keep the memory
+            self.parts *= 2
+            logger.warning("a micro-batch does not fit in memory: each is cut into %d parts", self.parts)
+            start_again()
+            gc.collect()
+            clear_device_cache()
+            todo = self._done
+
+    def _cut(self, batch: Batch) -> list[Batch]:
+        examples = batch["examples"]
+        if self.parts == 1:
+            return [batch]
+        size = -(-len(examples) // self.parts)
+        return [self.collator(examples[at : at + size]) for at in range(0, len(examples), size)]
