@@ -509,12 +509,26 @@ def test_the_layout_of_most_rows_is_taken() -> None:
     alpaca = {"instruction": "a", "chosen": "b", "rejected": "c"}
     assert detect_format([alpaca, text, text, alpaca, text]).name == "preference_text"
     assert detect_format([alpaca, text, alpaca]).name == "preference_alpaca"
-    assert detect_format([text, text, alpaca]).name == "preference_text"
+    form = detect_format([text, text, alpaca])
+    assert form.name == "preference_text"
+    assert form.taken.startswith(
+        "the layout of 2 of its first 3 readable rows; name another with `data.format`"
+    )
 
 
 def test_right_keys_with_wrong_values_are_the_rows_fault() -> None:
     form = detect_format([{"prompt": "a", "chosen": None, "rejected": "c"}])
     assert form.name == "preference_text"
+    assert form.taken.startswith("whose keys its first rows have; name another with `data.format`")
+    with pytest.raises(RowFault, match="'chosen' must be a string or a list of messages, not null$"):
+        form.to_preference({"prompt": "a", "chosen": None, "rejected": "c"}, "rows.jsonl:1")
+
+
+def test_an_entry_of_the_table_says_nothing_of_how_it_was_taken() -> None:
+    form = get_format("preference_text")
+    assert form.taken == ""
+    with pytest.raises(RowFault, match=r"keys here: instruction, chosen, rejected.$"):
+        form.to_preference({"instruction": "a", "chosen": "b", "rejected": "c"}, "rows.jsonl:1")
 
 
 def test_unknown_layout_lists_what_was_found_and_what_is_known() -> None:
@@ -525,6 +539,7 @@ def test_unknown_layout_lists_what_was_found_and_what_is_known() -> None:
     assert "keys found: prompt (a string), chosen (a string)" in message
     assert "nearest: 'preference_text', but there is no 'rejected'" in message
     assert all(form.name in message for form in FORMATS if form.kind == "preference")
+    assert message.endswith("or name the layout with `data.format` (--format).")
 
 
 def test_demonstrations_are_no_preferences() -> None:
@@ -537,6 +552,8 @@ def test_demonstrations_are_no_preferences() -> None:
 def test_no_objects_at_all() -> None:
     with pytest.raises(DataError, match="must be objects of named values, not a string"):
         detect_format(["a", "b"])
+    with pytest.raises(DataError, match="not a list; a file that is one array is to be named .json"):
+        detect_format([[{"prompt": "a"}]])
     with pytest.raises(DataError, match="no rows"):
         detect_format([])
 

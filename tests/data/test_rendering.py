@@ -134,7 +134,7 @@ def test_template_without_an_end_token(make_tokenizer: MakeTokenizer) -> None:
     problem = fault(pair(), tokenizer)
     assert problem.reason == "template"
     assert "['y', 'e', 's', '\\n']" in problem.detail
-    assert "append_eos: true" in problem.detail
+    assert "set `append_eos`" in problem.detail
     encoded = encode(pair(), tokenizer, append_eos=True)
     assert tokenizer.decode(encoded.chosen_ids) == "yes\n<|im_end|>"
 
@@ -185,7 +185,7 @@ def test_template_that_refuses_a_conversation(make_tokenizer: MakeTokenizer) -> 
 def test_no_template_is_an_error_that_says_what_to_do(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(None)
     tokenizer.name_or_path = "some/base-model"
-    with pytest.raises(DataError, match=r"'some/base-model' has no chat template.* Set `chat_template:`"):
+    with pytest.raises(DataError, match=r"'some/base-model' has no chat template.* Set `chat_template`"):
         encode_pairs([pair()], tokenizer, ANY_LENGTH)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ import pytest
 
 from holdfast.data.faults import REASONS, Problem, Unreadable
 from holdfast.data.sources import read_rows
-from holdfast.data.validation import SAMPLE, Checked, InvalidRows, check_rows, enforce, write_quarantine
+from holdfast.data.validation import (
+    SAMPLE,
+    Checked,
+    InvalidRows,
+    check_rows,
+    enforce,
+    lay_out,
+    write_quarantine,
+)
 from holdfast.errors import ConfigError, DataError
 
 GOOD = [{"prompt": f"{n} + {n}?", "chosen": f"{2 * n}", "rejected": f"{2 * n + 1}"} for n in range(5)]
@@ -147,6 +156,55 @@ def test_a_file_that_begins_with_unreadable_lines(tmp_path: Path) -> None:
     path.write_text("{\n" * (SAMPLE + 5) + json.dumps(GOOD[0]) + "\n")
     checked = check_rows(read_rows(path))
     assert (len(checked.problems), len(checked.records)) == (SAMPLE + 5, 1)
+
+
+def test_unreadable_rows_are_not_held_until_one_can_be_read() -> None:
+    read = 0
+
+    def rows() -> Iterator[tuple[str, Any]]:
+        nonlocal read
+        for read in range(1, 10 * SAMPLE):
+            bad = read <= 2 * SAMPLE or read % 7 == 0
+            yield f"rows.jsonl:{read}", Unreadable("unparsable_json", "not JSON", "{") if bad else GOOD[0]
+
+    ahead = []
+    for number, row in enumerate(lay_out(rows(), "preference"), start=1):
+        assert row.where == f"rows.jsonl:{number}"
+        assert (row.form is None) == (number <= 2 * SAMPLE)
+        ahead.append(read - number)
+    # one row at a time, but from the first that can be read those that decide the layout
+    assert ahead[: 2 * SAMPLE] == [0] * (2 * SAMPLE)
+    assert ahead[2 * SAMPLE : 3 * SAMPLE] == list(range(SAMPLE - 1, -1, -1))
+    assert ahead[3 * SAMPLE :] == [0] * (7 * SAMPLE - 1)
+
+
+def test_rows_of_a_named_layout_are_not_held() -> None:
+    bad = ("rows.jsonl:1", Unreadable("unparsable_json", "not JSON", "{"))
+    source = iter([bad, *read_rows(GOOD)])
+    laid_out = lay_out(source, "preference", "preference_text")
+    assert [next(laid_out).form.name for _ in range(2)] == ["preference_text"] * 2  # type: ignore[union-attr]
+    assert len(list(source)) == len(GOOD) - 1
+
+
+def test_rows_of_another_layout_say_how_their_file_is_read() -> None:
+    alpaca = {"instruction": "Add.", "chosen": "4", "rejected": "5"}
+    rows = [*GOOD, alpaca, {"question": "2 + 2?"}, {"prompt": "a", "chosen": "b"}]
+    details = [problem.detail for problem in check_rows(read_rows(rows)).problems]
+    read_as = (
+        "the file is read as 'preference_text', the layout of 5 of its first 8 readable rows; name another with "
+        "`data.format` (--format), or give such rows a file of their own"
+    )
+    assert details == [
+        "the row has no 'prompt' (keys here: instruction, chosen, rejected); "
+        f"this row looks like 'preference_alpaca', but {read_as}",
+        f"the row has no 'prompt' (keys here: question); {read_as}",
+        "the row has no 'rejected' (keys here: prompt, chosen)",
+    ]
+    checked = check_rows(read_rows(rows), format="preference_alpaca")
+    assert checked.problems[0].detail.endswith(
+        "this row looks like 'preference_text', but the file is read as 'preference_alpaca', "
+        "the layout that was named"
+    )
 
 
 def test_a_file_without_one_readable_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,7 +13,7 @@ from holdfast.errors import DataError
 Reason = Literal[
     "unparsable_json",  # the line is not JSON
     "invalid_text",  # bytes that are not UTF-8, or a lone surrogate in a string
-    "wrong_type",  # a value is not what its key promises
+    "wrong_type",  # a value is not what its key promises, or a key has two
     "missing_key",  # a key the layout needs is absent
     "unknown_role",  # a message's role is none that chat templates know
     "turn_order",  # the completion is not one assistant turn behind the prompt's last turn
@@ -29,6 +30,8 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 TemplateProperty = Literal["prompt_is_prefix", "one_bos", "end_is_trained", "completion_has_tokens"]
 
 EXCERPT = 200  # characters of a row shown in messages
+DEEPEST = 100  # levels a row may nest: far more than any data needs, far fewer than Python's own limit
+LARGEST_INTEGER = 1024  # bits; beyond, an integer is written in hexadecimal, which takes no time to convert
 
 
 class RowFault(DataError):
@@ -80,9 +83,10 @@ class Problem:
 
     @property
     def row_excerpt(self) -> str:
-        """The row's beginning as printable text."""
-        text = as_json(self.row)
-        return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
+        """The row's beginning as printable text. What could not be read is shown as it stood."""
+        text = self.row if isinstance(self.row, str) else as_json(self.row)
+        shown = printable(text[: EXCERPT + 1])
+        return shown if len(shown) <= EXCERPT else shown[: EXCERPT - 1] + "…"
 
     def as_json(self) -> str:
         """One line of `quarantine.jsonl`. Pure ASCII, so that lone surrogates survive writing and reading."""
@@ -93,8 +97,34 @@ class Problem:
 
 
 def as_json(value: Any) -> str:
-    """ASCII JSON of any value; what JSON has no form for (dates, bytes) is written as its text."""
-    return json.dumps(value, default=str)
+    """ASCII JSON of any value; what JSON has no form for (dates, bytes, NaN) is written as its text."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        return json.dumps(_writable(value), default=str)
+
+
+def _writable(value: Any, depth: int = 0) -> Any:
+    """`value` without what JSON cannot hold: NaN, infinities, integers without end, keys that are no strings.
+
+    What lies deeper than `DEEPEST` is left out.
+    """
+    if isinstance(value, (dict, list, tuple)) and depth == DEEPEST:
+        return "…"
+    if isinstance(value, dict):
+        return {str(key): _writable(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(item, depth + 1) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > LARGEST_INTEGER:
+        return hex(value)
+    return value
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that a terminal obeys or cannot show: controls, bidi marks, surrogates."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def names_of(keys: Iterable[Any]) -> str:

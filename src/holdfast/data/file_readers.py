@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
-import json
-import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from gzip import GzipFile
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from holdfast.data.faults import Reason, Unreadable
+from holdfast.data.faults import Unreadable, as_json
+from holdfast.data.json_text import TOO_EARLY, JsonWindow, Parser, parse_line
 from holdfast.errors import DataError
 
 Rows = Iterator[tuple[str, Any]]
+Stream = BufferedReader | GzipFile
 
+PIECE = 1 << 20  # bytes of a .json file read at a time
+LARGEST_CELL = 1 << 26  # characters of a CSV cell; beyond, a quote was left open
 PARQUET_BATCH = 1000  # rows decoded at a time
+DAMAGED = (
+    UnicodeDecodeError,
+    MemoryError,
+)  # of a column's name, and of a length: what Arrow raises besides its own
 
 
 def suffix_of(path: Path) -> str | None:
@@ -30,59 +40,112 @@ def suffix_of(path: Path) -> str | None:
 
 def read_jsonl(path: Path) -> Rows:
     """One JSON value a line. Lines end at `\\n` alone: U+2028 and its kin are text."""
-    with _opened(path) as stream:
+    parser = Parser()
+    with _opened_text(path) as stream:
         for number, line in enumerate(stream, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
-                yield f"{path}:{number}", _parsed(line.rstrip(b"\r\n"))
+                yield f"{path}:{number}", parse_line(line.rstrip(b"\r\n"), parser)
 
 
-def read_json(path: Path) -> Rows:
+def read_json(path: Path, piece: int = PIECE) -> Rows:
     """An array of rows, one object, or (whatever the suffix says) one object a line.
+
+    Memory holds a few pieces of so many bytes, or the largest row. Rows before a fault are given before it
+    is raised.
 
     Raises:
         DataError: an array that is not JSON throughout; past the fault, where a row begins cannot be known.
     """
-    with _opened(path) as stream:
-        data = stream.read().removeprefix(b"\xef\xbb\xbf")
-    if not data.lstrip().startswith(b"["):
-        if isinstance(whole := _parsed(data), Unreadable):
-            yield from read_jsonl(path)
-        else:
-            yield f"{path} row 1", whole
-        return
+    with _opened_text(path) as stream:
+        window = JsonWindow(path, stream, piece)
+        first = window.next()
+        if first == "[":
+            yield from _array(window)
+            return
+        if first and _is_one_value(window):
+            yield f"{path} row 1", window.value
+            return
+    yield from read_jsonl(path)
+
+
+def _array(window: JsonWindow) -> Rows:
+    """The elements of the array that begins here, and nothing behind it."""
+    window.at += 1
+    number, mark = 0, window.next()
+    while mark != "]":
+        window.read()
+        number += 1
+        yield f"{window.path} row {number}", window.value
+        mark = window.next()
+        if mark == ",":
+            window.at += 1
+            if window.next() == "]":
+                raise window.fault("not JSON: a comma with no row behind it")
+        elif mark != "]":
+            raise window.fault(f"not JSON: Expecting ',' or ']' behind the row{'' if mark else TOO_EARLY}")
+    window.at += 1
+    if window.next():
+        raise window.fault("not JSON: text behind the bracket that closes the array")
+
+
+def _is_one_value(window: JsonWindow) -> bool:
+    """Whether the file holds one value over several lines, now in `window.value`; otherwise it is one a line.
+
+    Raises:
+        DataError: it is neither.
+    """
     try:
-        # A byte that is not UTF-8 becomes a lone surrogate, and so the fault of its row alone.
-        rows = json.loads(data.decode("utf-8", "surrogateescape"))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno}){_ONE_A_LINE}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON that can be read: {error}{_ONE_A_LINE}") from error
-    for number, row in enumerate(rows, start=1):
-        yield f"{path} row {number}", row
-
-
-_ONE_A_LINE = ". Mend it there, or write one row a line (.jsonl): then a bad row costs only itself"
+        window.read()
+        if "\n" not in window.value_text():
+            return False
+        if window.next():
+            raise window.fault("not JSON: text behind the value's end")
+    except DataError:
+        if not window.has_a_row_below():
+            raise
+        return False
+    return True
 
 
 def read_csv(path: Path) -> Rows:
-    """Rows under a header line; every cell is a string. The place is the line on which the row ends."""
+    """Rows under a header line; every cell is a string. The place is the line on which the row ends.
+
+    Raises:
+        DataError: a row that is not CSV: where the next one begins cannot be known; two columns of one name.
+    """
     # Cells hold long answers, and the module's limit of 128 KiB is one setting for the process.
-    csv.field_size_limit(sys.maxsize)
-    with _opened(path) as stream:
+    csv.field_size_limit(LARGEST_CELL)
+    with _opened_text(path) as stream:
         # A byte that is not UTF-8 becomes a lone surrogate, and so the fault of its row alone.
         lines = (line.decode("utf-8", "surrogateescape") for line in stream)
         reader = csv.reader(lines, strict=True)
+        begin = 1
         try:
-            header = [name.removeprefix("\ufeff") for name in next(reader, [])]
+            header = _columns(path, next(reader, []))
+            begin = reader.line_num + 1
             for cells in reader:
                 if cells:
                     yield f"{path}:{reader.line_num}", _csv_row(header, cells)
+                begin = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from error
+            raise DataError(f"{path}:{begin}: not CSV: {_csv_words(error, reader.line_num)}") from error
+
+
+def _columns(path: Path, header: list[str]) -> list[str]:
+    """The names of the columns; those without a name may be several."""
+    twice = [name for name, count in Counter(header).items() if name and count > 1]
+    if twice:
+        raise DataError(f"{path}: two columns are called {twice[0]!r}; rename or remove one")
+    return header
+
+
+def _csv_words(error: csv.Error, line: int) -> str:
+    if "new-line" in str(error):
+        return "a carriage return alone ends no line; save the file with \\n or \\r\\n line ends"
+    return (
+        f"{error} (line {line}). The row that begins here has a quote that is not closed or not doubled: a cell "
+        'with quotes, commas or line breaks stands in quotes, and a quote inside it is written twice ("")'
+    )
 
 
 def _csv_row(header: list[str], cells: list[str]) -> Any:
@@ -102,7 +165,7 @@ def read_parquet(path: Path) -> Rows:
         with _opened(path) as stream:
             file = parquet.ParquetFile(pyarrow.PythonFile(stream, mode="r"))
             yield from _rows_of_batches(path, file.iter_batches(batch_size=PARQUET_BATCH))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, *DAMAGED) as error:
         raise DataError(f"{path}: not a parquet file that can be read: {error}") from error
 
 
@@ -120,52 +183,88 @@ def read_arrow(path: Path) -> Rows:
             else:
                 batches = iter(reader)
             yield from _rows_of_batches(path, batches)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, *DAMAGED) as error:
         raise DataError(f"{path}: not an Arrow file that can be read: {error}") from error
 
 
 def _rows_of_batches(path: Path, batches: Iterator[Any]) -> Rows:
     number = 0
     for batch in batches:
-        try:
-            rows: list[Any] = batch.to_pylist()
-        except UnicodeDecodeError:
+        _columns(path, batch.schema.names)
+        rows: list[Any]
+        if _damage(batch) is None:
+            rows = batch.to_pylist()
+        else:
             rows = [_decoded(batch.slice(index, 1)) for index in range(batch.num_rows)]
         for row in rows:
             number += 1
             yield f"{path} row {number}", row
 
 
+def _damage(part: Any) -> str | None:
+    """What is wrong with a batch or column: bytes that are not UTF-8, or lengths that would be read past the end.
+
+    Arrow itself looks at neither before it hands out values.
+    """
+    import pyarrow
+
+    try:
+        part.validate(full=True)
+    except pyarrow.ArrowException as error:
+        return str(error)
+    return None
+
+
 def _decoded(batch: Any) -> Any:
     """The one row of a batch, or why it cannot be decoded."""
-    try:
-        return batch.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{error.object[error.start]:02x} at byte {error.start}"
-        return Unreadable("invalid_text", f"a string is not UTF-8: {byte}", repr(error.object[:200]))
-
-
-def _parsed(line: bytes) -> Any:
-    """The JSON value of a line, or why there is none."""
-    reason: Reason = "unparsable_json"
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        reason = "invalid_text"
-        detail = f"not UTF-8: byte 0x{line[error.start]:02x} at byte {error.start} of the line"
-    except json.JSONDecodeError as error:
-        detail = f"not JSON: {error.msg} at character {error.pos} of the line"
-    except (ValueError, RecursionError) as error:  # a number too long, or nesting too deep
-        detail = f"not JSON that can be read: {error}"
-    return Unreadable(reason, detail, line.decode("utf-8", "backslashreplace"))
+    sound: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        damage = _damage(column)
+        if damage is None:
+            sound[name] = column.to_pylist()[0]
+        else:
+            faults.append(f"the column {name!r} holds bytes that are not UTF-8, or is damaged: {damage}")
+    return Unreadable("invalid_text", faults[0], as_json(sound)) if faults else sound
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened_text(path: Path) -> Iterator[Stream]:
+    """The file's bytes behind its byte order mark.
+
+    Raises:
+        DataError: its first bytes say that it is no UTF-8 text.
+    """
+    with _opened(path) as stream:
+        head = stream.peek(4)[:4]
+        encoding = _wide_encoding(head)
+        if encoding is not None:
+            raise DataError(f"{path}: {encoding} text; save it as UTF-8 (`iconv -f {encoding} -t UTF-8`)")
+        if head.startswith(b"\x1f\x8b"):
+            raise DataError(f"{path}: packed by gzip; end its name in .gz, or unpack it")
+        if head.startswith(codecs.BOM_UTF8):
+            stream.read(len(codecs.BOM_UTF8))
+        yield stream
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """The encoding of two or four bytes a character that a text's first four bytes show; None for any other."""
+    if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "UTF-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    zeros = [byte == 0 for byte in head]  # of two ASCII characters, every other byte
+    if zeros == [False, True] * 2:
+        return "UTF-16LE"
+    return "UTF-16BE" if zeros == [True, False] * 2 else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Stream]:
     """The file's bytes, unpacked where its name ends in `.gz`."""
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged gzip file: {error}") from error
     except OSError as error:

@@ -25,7 +25,7 @@ class Format:
     """One row layout.
 
     Attributes:
-        name: what `data_format` calls it.
+        name: what `data.format` calls it.
         kind: what its rows are; preference rows also serve as demonstrations, by their chosen side.
         keys: the keys a row must have.
         values: what stands under them, in words.
@@ -33,6 +33,7 @@ class Format:
         read: (row, where) -> the record; raises RowFault without a place.
         rule: how a pair is drawn where a row holds more than two completions, `{seed}` in it; `read` then takes
             a `seed` too. Empty for the other layouts.
+        taken: how it came to be a file's layout, in words; empty in the table.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Format:
     matches: Callable[[Row], bool]
     read: Callable[..., Record]
     rule: str = ""
+    taken: str = ""
 
     def seeded(self, seed: int) -> Format:
         """The layout with the seed its pairs are drawn by; itself where it draws none."""
@@ -77,9 +79,20 @@ class Format:
                 raise RowFault("wrong_type", f"a row must be an object of named values, not {kind_of(row)}")
             return self.read(row, where)
         except RowFault as fault:
-            raise fault.at(where) from None
+            detail = f"{fault.detail}{self._misfit(row)}"
+            raise RowFault(fault.reason, detail, where, check=fault.check) from None
         except RecursionError:
             raise RowFault("wrong_type", "the row is nested too deeply to be read", where) from None
+
+    def _misfit(self, row: Any) -> str:
+        """Of a faulty row with another layout than its file, or none of its keys: what was taken, and why."""
+        if not self.taken or not isinstance(row, dict) or self.matches(row):
+            return ""
+        other = next((form.name for form in FORMATS if form.matches(row)), None)
+        if other is None and not row.keys().isdisjoint(self.keys):
+            return ""
+        looks = f"this row looks like '{other}', but " if other else ""
+        return f"; {looks}the file is read as '{self.name}', {self.taken}"
 
 
 def detect_format(
@@ -98,10 +111,13 @@ def detect_format(
     fitting = [next((form for form in candidates if form.matches(row)), None) for row in objects]
     votes = Counter(form.name for form in fitting if form is not None)
     if votes:
-        return get_format(votes.most_common(1)[0][0], kind)
+        [(name, count)] = votes.most_common(1)
+        taken = f"the layout of {count} of its first {len(rows_sample)} readable rows; {_OTHERWISE}"
+        return replace(get_format(name, kind), taken=taken)
     keyed = [form for form in candidates if any(row.keys() >= set(form.keys) for row in objects)]
     if keyed:
-        return max(keyed, key=lambda form: len(form.keys))
+        taken = f"whose keys its first rows have; {_OTHERWISE}"
+        return replace(max(keyed, key=lambda form: len(form.keys)), taken=taken)
     raise DataError(_unknown_layout(rows_sample, kind, source))
 
 
@@ -123,15 +139,16 @@ def formats_for(kind: Kind) -> list[Format]:
     return own if kind == "preference" else own + formats_for("preference")
 
 
+_OTHERWISE = "name another with `data.format` (--format), or give such rows a file of their own"
+
+
 def _unknown_layout(rows_sample: Sequence[Any], kind: Kind, source: str) -> str:
     objects = [row for row in rows_sample if isinstance(row, dict)]
+    if not rows_sample:
+        return f"{source}: no rows"
     if not objects:
-        found = (
-            f"rows must be objects of named values, not {kind_of(rows_sample[0])}"
-            if rows_sample
-            else "no rows"
-        )
-        return f"{source}: {found}"
+        hint = "; a file that is one array is to be named .json" if isinstance(rows_sample[0], list) else ""
+        return f"{source}: rows must be objects of named values, not {kind_of(rows_sample[0])}{hint}"
     keys = {key: value for row in reversed(objects) for key, value in row.items()}
     known = formats_for(kind)
     lines = [
@@ -151,7 +168,7 @@ def _unknown_layout(rows_sample: Sequence[Any], kind: Kind, source: str) -> str:
         "  known layouts:",
         *(f"    {form.name}: {', '.join(form.keys)}; {form.values}" for form in known),
     ]
-    lines.append("Rename the keys to one of these, or name the layout with `data_format`.")
+    lines.append("Rename the keys to one of these, or name the layout with `data.format` (--format).")
     return "\n".join(lines)
 
 

@@ -71,8 +71,8 @@ class ChatRenderer:
         if not self.tokenizer.chat_template:
             raise DataError(
                 f"the tokenizer '{self.name}' has no chat template, and none is made up for it. Set "
-                "`chat_template` (`model.chat_template` in a run's YAML) to a .jinja file, or to a tokenizer whose template to take (a base "
-                "model's instruct variant, say)"
+                "`chat_template` (`model.chat_template` in a run's YAML) to a .jinja file, or to a tokenizer whose "
+                "template to take (a base model's instruct variant, say)"
             )
         try:
             text = self.tokenizer.apply_chat_template(

@@ -137,17 +137,22 @@ def lay_out(
         chosen = replace(get_format(format, kind), taken="the layout that was named").seeded(seed)
     for file, group in groupby(rows, key=lambda item: file_of(item[0])):
         form = chosen
-        for where, row in group:
-            sample = [(where, row)]
-            if form is None and not isinstance(row, Unreadable):
-                sample += islice(group, SAMPLE - 1)
-                form = detect_format(_readable(sample), kind, file or "these rows").seeded(seed)
-            for item in sample:
-                yield LaidOutRow(*item, form)
+        for sample in _sample(group, 1 if chosen is not None else SAMPLE):
+            readable = [row for _, row in sample if not isinstance(row, Unreadable)]
+            if form is None and readable:
+                form = detect_format(readable, kind, file or "these rows").seeded(seed)
+            for where, row in sample:
+                yield LaidOutRow(where, row, form)
 
 
-def _readable(rows: list[tuple[str, Any]]) -> list[Any]:
-    return [row for _, row in rows if not isinstance(row, Unreadable)]
+def _sample(group: Iterator[tuple[str, Any]], size: int) -> Iterator[list[tuple[str, Any]]]:
+    """A file's rows: one by one, but from the first that can be read `size` together."""
+    for item in group:
+        if not isinstance(item[1], Unreadable):
+            yield [item, *islice(group, size - 1)]
+            break
+        yield [item]
+    yield from ([item] for item in group)
 
 
 def enforce(checked: Checked[T], mode: Mode = "strict", quarantine: Path | None = None) -> list[T]:
