@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/holdfast demo
@@ -13,6 +13,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+
+# About ten minutes on two cores; ARGS="--quick" for less, ARGS="--help" for more
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/preference_step.py $(ARGS)
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
@@ -28,4 +32,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(PIP) --editable '.[bench]'
 	touch $@

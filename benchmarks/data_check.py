@@ -13,19 +13,16 @@ grow.
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import json
-import os
-import platform
 import random
 import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import harness
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -96,12 +93,6 @@ def write_tokenizer(path: Path, texts: Path, vocab: int) -> None:
     tokenizer.save_pretrained(path)
 
 
-def resident(kind: str) -> int:
-    """Bytes of memory this process holds (`VmRSS`), or has held at most (`VmHWM`)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(kind + ":"))
-
-
 def measure(case: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: seconds and peak bytes of one check."""
     from transformers import PreTrainedTokenizerFast
@@ -113,9 +104,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"tokenizer": tokenizer, "rule": LengthRule(1024) if case["tokens"] else None}
     check_source([{"prompt": "a", "chosen": "b", "rejected": "c"}], **options)
 
-    # On Linux the mark of the highest memory can be set back to what is held now, after loading.
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = resident("VmRSS")
+    memory = harness.PeakMemory("cpu")
+    memory.start()
     report = check_source(
         case["source"], num_proc=case["processes"], quarantine=case["quarantine"], **options
     )
@@ -128,10 +118,10 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     assert places == [f"{case['source']}:{SPOILED_EVERY * n}" for n in range(1, spoiled + 1)]
     return {
         "seconds": report.seconds,
-        "loaded_bytes": before,
-        "peak_bytes": resident("VmHWM") - before,
+        "loaded_bytes": memory.before,
+        "peak_bytes": memory.read()["grown_bytes"],
         "peak_bytes_of_a_child": max(
-            0, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 - before
+            0, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 - memory.before
         ),
         "mean_lengths": {side: round(found.mean, 1) for side, found in report.lengths.items()},
         "digest": report.digest,
@@ -139,11 +129,9 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_own_process(case: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--case", json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{case}\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout)
+    found = harness.in_own_process(__file__, case)
+    if "failed" in found:
+        raise SystemExit(f"{case}\n{found['failed']}")
     return found
 
 
@@ -163,6 +151,7 @@ def main() -> None:
     if args.case:
         print(json.dumps(measure(args.case)))
         return
+    report = harness.report_header("data_check", args)
     table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -191,23 +180,8 @@ def main() -> None:
                 f"{row['peak_bytes_of_a_child'] / 1e6:9.0f}",
                 flush=True,
             )
-    today = datetime.date.today().isoformat()
-    output = args.output or Path(__file__).parent / "results" / f"data_check-{today}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-        "date": today,
-        "machine": {
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg(),
-            "python": platform.python_version(),
-        },
-        "arguments": vars(args) | {"output": None, "case": None},
-        "kilobytes_a_row": size / 1000,
-        "table": table,
-    }
-    output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"\nraw figures: {output}")
+    report |= {"kilobytes_a_row": size / 1000, "table": table}
+    print(f"\nraw figures: {harness.write_report(report, args.output)}")
 
 
 if __name__ == "__main__":

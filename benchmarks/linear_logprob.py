@@ -1,111 +1,247 @@
-"""Time and peak memory of `linear_logprob` against plain torch as the vocabulary grows.
+"""Time and peak memory of `linear_logprob` as the vocabulary grows, against plain torch, TRL's head and Liger's losses.
 
     python benchmarks/linear_logprob.py
     python benchmarks/linear_logprob.py --tokens 2048 --hidden 1024 --vocab 32768 151936 --rounds 5
+    python benchmarks/linear_logprob.py --device cuda --tokens 8192 --hidden 2560 --forms plain chunked trl liger-ce
 
 One forward and backward of the sum of the log-probs, by a trained head (gradients of hidden states and weight) and
 by a frozen one (hidden states alone). Every measurement is a process of its own, after one step to warm up; the
-forms take turns, round by round, so that a machine's drift falls on both. Memory is the growth of the process's
-peak (on a GPU, of the allocator's) over its inputs. Read the ratios: absolute figures belong to the machine.
+forms take turns, round by round, so that a machine's drift falls on all. Memory is the growth of the process's peak
+(on a GPU, of the allocator's) over its inputs. Forms of the sum must agree in its value and in the gradient's norm;
+Liger's chunked loss is SimPO, its own. A form that cannot run on this device has a row that says why. Read the
+ratios: absolute figures belong to the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import json
-import os
-import platform
-import resource
-import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-FORMS = ["plain", "chunked"]
+import harness
+import publish
+
+# What each form is, in the table; those of holdfast's own begin with that name.
+FORMS = {
+    "plain": "plain logits",
+    "chunked": "holdfast, chunked",
+    "trl": "TRL ChunkedLogProb",
+    "trl-dpo": "TRL ChunkedLogProb, DPO's outputs",
+    "liger-ce": "Liger fused linear CE",
+    "liger-simpo": "Liger chunked SimPO (own loss)",
+    "liger-simpo-eager": "Liger chunked SimPO, not compiled (own loss)",
+}
+OWN_LOSS = {"liger-simpo", "liger-simpo-eager"}
+EXTRA = {"trl-dpo", "liger-simpo-eager"}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
+ROWS = 8  # of Liger's SimPO: the first half chosen, the second rejected
+TRL_VOCABULARY_TILE = 32_768  # as its trainers call it
 
 
-def measure(case: dict[str, Any]) -> dict[str, Any]:
-    """In a process of its own: seconds and peak bytes of one forward and backward."""
+def build(case: dict[str, Any], hidden: Any, weight: Any, targets: Any) -> Callable[[], Any]:
+    """What one step computes: () -> a scalar to call `backward` on."""
     import torch
 
-    from holdfast import linear_logprob
+    form = case["form"]
+    if form == "plain":
 
-    device = torch.device(case["device"])
-    if case["threads"]:
-        torch.set_num_threads(case["threads"])
+        def plain() -> torch.Tensor:
+            logits = torch.nn.functional.linear(hidden, weight)
+            return logits.float().log_softmax(-1).gather(1, targets.unsqueeze(1)).sum()
+
+        return plain
+    if form == "chunked":
+        from holdfast import linear_logprob
+
+        return lambda: linear_logprob(hidden, weight, targets, implementation="chunked").sum()
+    if form in ("trl", "trl-dpo"):
+        from trl.kernels import ChunkedLogProbFunction
+
+        outputs = ("log_probs", "entropy", "mean_logits", "is_top1") if form == "trl-dpo" else ("log_probs",)
+        settings = (1.0, TRL_VOCABULARY_TILE, None, 1.0, outputs)
+        return lambda: ChunkedLogProbFunction.apply(hidden, weight, None, targets, *settings)[0].sum()
+    if form == "liger-ce":
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        entropy = LigerFusedLinearCrossEntropyLoss(reduction="sum")
+        return lambda: -entropy(weight, hidden, targets)
+    from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
+
+    simpo = LigerFusedLinearSimPOLoss(compute_nll_loss=False, compiled=form == "liger-simpo")
+    time_steps = case["tokens"] // ROWS
+    return lambda: simpo(weight, hidden.view(ROWS, time_steps, -1), targets.view(ROWS, time_steps))[0]
+
+
+def inputs(case: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Hidden states (tokens, hidden), weight (vocab, hidden) and targets (tokens,), the same for every form."""
+    import torch
+
     torch.manual_seed(case["seed"])
     tokens, hidden_size, vocab = case["tokens"], case["hidden"], case["vocab"]
-    options = {"dtype": getattr(torch, case["dtype"]), "device": device}
+    options = {"dtype": getattr(torch, case["dtype"]), "device": case["device"]}
     hidden = torch.randn(tokens, hidden_size, requires_grad=True, **options)
     weight = torch.randn(vocab, hidden_size, **options).mul_(hidden_size**-0.5)
     weight.requires_grad_(case["head"] == "trained")
-    targets = torch.randint(vocab, (tokens,), device=device)
+    return hidden, weight, torch.randint(vocab, (tokens,), device=case["device"])
 
-    def plain() -> torch.Tensor:
-        logits = torch.nn.functional.linear(hidden, weight)
-        return logits.float().log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
 
-    def chunked() -> torch.Tensor:
-        return linear_logprob(hidden, weight, targets, implementation="chunked")
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """In a process of its own: seconds and peak bytes of one forward and backward, and what they gave."""
+    import torch
 
-    def peak() -> int:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-            return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    device = case["device"]
+    if case["threads"]:
+        torch.set_num_threads(case["threads"])
+    # What a form imports or compiles when it is first called is no part of what it holds.
+    small = case | {"tokens": 2 * ROWS, "hidden": 16, "vocab": 64}
+    build(small, *inputs(small))().backward()
 
-    before, seconds = peak(), 0.0
+    hidden, weight, targets = inputs(case)
+    forward = build(case, hidden, weight, targets)
+    memory = harness.PeakMemory(device)
+    memory.start()
+    seconds = []
     for _ in range(2):  # the first is the warm-up
         hidden.grad = weight.grad = None
         start = time.perf_counter()
-        {"plain": plain, "chunked": chunked}[case["form"]]().sum().backward()
-        after = peak()
-        seconds = time.perf_counter() - start
-    accelerator = torch.cuda.get_device_name() if device.type == "cuda" else None
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "accelerator": accelerator}
-    return {"seconds": seconds, "peak_bytes": after - before, "machine": machine}
+        value = forward()
+        value.backward()
+        harness.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "seconds": seconds[-1],
+        "warmup_seconds": seconds[0],
+        "value": value.item(),
+        "gradient_norm": hidden.grad.float().norm().item(),
+        "device": harness.device_description(device),
+        **memory.read(),
+    }
 
 
-def in_own_process(case: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--case", json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        # Running out of memory is a result of the plain form, not an accident of the benchmark.
-        return {"failed": done.stderr.strip()[-500:] or f"ended by signal {-done.returncode}"}
-    return json.loads(done.stdout)
+def summarize(raw: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a case: medians over rounds, and ratios to plain of the same round."""
+    keys = ("dtype", "head", "vocab", "form")
+    table = []
+    for which in dict.fromkeys(tuple(run[key] for key in keys) for run in raw):
+        row: dict[str, Any] = dict(zip(keys, which, strict=True))
+        runs = [run for run in raw if tuple(run[key] for key in keys) == which]
+        if failed := [run["failed"] for run in runs if "failed" in run]:
+            table.append(row | {"failed": failed[0]})
+            continue
+        plain = {
+            run["round"]: run
+            for run in raw
+            if (*(run[key] for key in keys[:3]), run["form"]) == (*which[:3], "plain") and "failed" not in run
+        }
+        for key in ("seconds", "grown_bytes"):
+            row[key] = harness.spread([run[key] for run in runs])
+            ratios = [run[key] / plain[run["round"]][key] for run in runs if run["round"] in plain]
+            row[f"{key}_ratio"] = harness.spread(ratios) if ratios else None
+        table.append(row | {key: runs[0][key] for key in ("value", "gradient_norm")})
+    return table
 
 
-def median(raw: list[dict[str, Any]], key: str, **which: Any) -> float | None:
-    rows = [r for r in raw if all(r[k] == v for k, v in which.items())]
-    return None if any("failed" in r for r in rows) else statistics.median(r[key] for r in rows)
+def disagreements(table: list[dict[str, Any]]) -> list[str]:
+    """Forms of the same sum that differ from the case's first form."""
+    lines: list[str] = []
+    leaders: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in table:
+        if "failed" in row or row["form"] in OWN_LOSS:
+            continue
+        leader = leaders.setdefault((row["dtype"], row["head"], row["vocab"]), row)
+        for key in ("value", "gradient_norm"):
+            difference = abs(row[key] - leader[key]) / abs(leader[key])
+            if not difference <= TOLERANCE[row["dtype"]]:  # a NaN disagrees
+                lines.append(f"{row}: {key} differs by {difference:.1e} from {leader['form']}'s")
+    return lines
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+COLUMNS = ["form", "dtype", "head", "vocabulary", "seconds", "× plain", "MB over inputs", "× plain"]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A table's row, in words."""
+    start = [FORMS[row["form"]], row["dtype"], row["head"], f"{row['vocab']:,}"]
+    if "failed" in row:
+        return [*start, "failed", "–", "–", "–"]
+    time_ratio, memory_ratio = (
+        "–" if row[f"{key}_ratio"] is None else f"{row[f'{key}_ratio']['median']:.2f}"
+        for key in ("seconds", "grown_bytes")
     )
+    seconds, grown = row["seconds"]["median"], row["grown_bytes"]["median"]
+    return [*start, f"{seconds:.3f}", time_ratio, f"{grown / 1e6:,.0f}", memory_ratio]
+
+
+def reasons(table: list[dict[str, Any]]) -> list[str]:
+    """Why a form failed, once for each reason."""
+    found = {(row["form"], row["failed"]) for row in table if "failed" in row}
+    return [f"failed: {FORMS[form]}: {why}" for form, why in sorted(found)]
+
+
+def heading(report: dict[str, Any]) -> str:
+    """The sizes that all rows share."""
+    given = report["arguments"]
+    return (
+        f"{given['tokens']} tokens, hidden size {given['hidden']}, {given['device']}, "
+        f"medians of {given['rounds']} rounds"
+    )
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Seconds and growth against the vocabulary, for the first dtype and head."""
+    given = report["arguments"]
+    dtype, head = given["dtype"][0], given["head"][0]
+    rows = [
+        row for row in report["table"] if (row["dtype"], row["head"]) == (dtype, head) and "failed" not in row
+    ]
+    panels = []
+    for key, title, scale in (("seconds", "seconds", 1.0), ("grown_bytes", "MB over the inputs", 1e6)):
+        lines: dict[str, tuple[list[float], list[float]]] = {}
+        for row in rows:
+            x, y = lines.setdefault(FORMS[row["form"]], ([], []))
+            x.append(row["vocab"])
+            y.append(row[key]["median"] / scale)
+        panels.append({"title": title, "lines": lines})
+    publish.line_chart(path, f"{dtype}, {head} head, {heading(report)}", "vocabulary", panels)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=[name for name in FORMS if name not in EXTRA]
+    )
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--vocab", type=int, nargs="+", default=[8192, 65536, 262144])
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--dtype", nargs="+", choices=TOLERANCE, default=["float32", "bfloat16"])
     parser.add_argument("--head", nargs="+", choices=["trained", "frozen"], default=["trained", "frozen"])
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves torch's own choice")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/linear_logprob-DATE.json")
-    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    harness.report_options(parser, "linear_logprob")
+    args = parser.parse_args()
+    if args.tokens % ROWS:
+        parser.error(f"--tokens must be a multiple of {ROWS}: Liger's loss takes them as {ROWS} rows")
+    return args
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """All cases, in turn."""
+    report = harness.report_header("linear_logprob", args)
+    common = {k: getattr(args, k) for k in ("tokens", "hidden", "device", "threads", "seed")}
+    kinds = itertools.product(range(args.rounds), args.dtype, args.head, args.vocab, args.forms)
+    raw: list[dict[str, Any]] = []
+    total = args.rounds * len(args.dtype) * len(args.head) * len(args.vocab) * len(args.forms)
+    for turn, dtype, head, vocab, form in kinds:
+        case = {"form": form, "dtype": dtype, "head": head, "vocab": vocab}
+        raw.append(case | {"round": turn} | harness.in_own_process(__file__, case | common))
+        harness.progress(len(raw), total, f"{form} {dtype} {head} {vocab}")
+    return report | {"table": summarize(raw), "raw": raw}
 
 
 def main() -> None:
@@ -113,51 +249,27 @@ def main() -> None:
     if args.case:
         print(json.dumps(measure(args.case)))
         return
-    common = {k: getattr(args, k) for k in ("tokens", "hidden", "device", "threads", "seed")}
-    kinds = list(itertools.product(args.dtype, args.head, args.vocab))
-    raw: list[dict[str, Any]] = []
-    for turn, (dtype, head, vocab) in itertools.product(range(args.rounds), kinds):
-        for form in FORMS if turn % 2 == 0 else FORMS[::-1]:
-            case = {"form": form, "dtype": dtype, "head": head, "vocab": vocab}
-            raw.append(case | {"round": turn} | in_own_process(case | common))
-            print(f"\r{len(raw)}/{args.rounds * len(kinds) * len(FORMS)}", end="", file=sys.stderr)
-
-    print(
-        f"\n{args.tokens} tokens, hidden size {args.hidden}, medians of {args.rounds}; ratios are chunked / plain\n"
-    )
-    print(
-        f"{'dtype':9} {'head':8} {'vocab':>7} {'plain s':>9} {'time':>6} {'plain MB':>9} {'ours MB':>8} {'memory':>7}"
-    )
-    table = []
-    for dtype, head, vocab in kinds:
-        which = {"dtype": dtype, "head": head, "vocab": vocab}
-        row: dict[str, Any] = dict(which)
-        for key, form in itertools.product(["seconds", "peak_bytes"], FORMS):
-            row[f"{form}_{key}"] = median(raw, key, form=form, **which)
-        table.append(row)
-        if None in row.values():
-            print(f"{dtype:9} {head:8} {vocab:7} failed: see the output file")
-            continue
-        times, peaks = (
-            (row["plain_seconds"], row["chunked_seconds"]),
-            (row["plain_peak_bytes"], row["chunked_peak_bytes"]),
-        )
-        print(
-            f"{dtype:9} {head:8} {vocab:7} {times[0]:9.3f} {times[1] / times[0]:6.2f} "
-            f"{peaks[0] / 1e6:9.0f} {peaks[1] / 1e6:8.0f} {peaks[1] / peaks[0]:7.2f}"
-        )
-
-    today = datetime.date.today().isoformat()
-    output = args.output or Path(__file__).parent / "results" / f"linear_logprob-{today}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()}
-    report = {
-        "date": today,
-        "machine": machine,
-        "arguments": vars(args) | {"output": str(output), "case": None},
-    }
-    output.write_text(json.dumps(report | {"table": table, "raw": raw}, indent=1) + "\n", encoding="utf-8")
-    print(f"\nraw figures: {output}")
+    if args.report:
+        report = json.loads(args.report.read_text(encoding="utf-8"))
+    else:
+        report = run(args)
+        print(f"raw figures: {harness.write_report(report, args.output)}\n")
+    rows = [cells(row) for row in report["table"]]
+    print(f"{heading(report)}\n")
+    harness.print_table(COLUMNS, rows)
+    print("".join(f"\n{line}" for line in reasons(report["table"])))
+    if args.docs:
+        parts = [
+            publish.machine_line(report),
+            f"**{heading(report)}**",
+            publish.markdown_table(COLUMNS, rows),
+        ]
+        parts += reasons(report["table"])
+        publish.fill(args.docs, "linear_logprob", "\n\n".join(parts))
+    if args.chart:
+        draw(report, args.chart)
+    if wrong := disagreements(report["table"]):
+        raise SystemExit("forms of one sum do not agree:\n" + "\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from torch import Tensor
 import holdfast
 from holdfast.ops import linear_logprob as public
 from holdfast.ops import linear_logprob_reference
-from holdfast.ops.linear_logprob import WHOLE_LOGITS, linear_logprob
+from holdfast.ops.chunked import linear_logprob_chunked
+from holdfast.ops.linear_logprob import WHOLE_LOGITS, agrees, linear_logprob
 
 IMPLEMENTATIONS = ["auto", "reference", "chunked"]
 
@@ -129,3 +130,23 @@ def test_refusals(implementation: str, change: dict, error: type[Exception], mes
     arguments = {**inputs(), "implementation": implementation, **change}
     with pytest.raises(error, match=message):
         linear_logprob(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_kernel_is_held_against_the_definition_before_it_is_used(
+    dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(hidden: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> Tensor:
+        return linear_logprob_chunked(hidden[:, :64], weight[:, :64], targets, **options)
+
+    def fails(*inputs: Tensor, **options: Any) -> Tensor:
+        raise OSError("no compiler")
+
+    device = torch.device("cpu")
+    with torch.inference_mode():
+        assert agrees(linear_logprob_chunked, device, dtype)
+    assert caplog.text == ""
+    assert not agrees(wrong, device, dtype)
+    assert "is off by" in caplog.text
+    assert not agrees(fails, device, dtype)
+    assert "no compiler" in caplog.text

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import logging
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +15,25 @@ from holdfast.errors import did_you_mean
 from holdfast.ops.chunked import linear_logprob_chunked
 from holdfast.ops.reference import linear_logprob_reference
 
-_IMPLEMENTATIONS = {"reference": linear_logprob_reference, "chunked": linear_logprob_chunked}
+logger = logging.getLogger(__name__)
+
+
+def _linear_logprob_triton(*inputs: Tensor, **options: Any) -> Tensor:
+    """`linear_logprob_triton`, imported at its first use: Triton is not on every machine."""
+    if find_spec("triton") is None:
+        raise ValueError(
+            "implementation='triton' needs the package triton: pip install triton, or use implementation='auto'"
+        )
+    from holdfast.ops.triton_kernel import linear_logprob_triton
+
+    return linear_logprob_triton(*inputs, **options)
+
+
+_IMPLEMENTATIONS = {
+    "reference": linear_logprob_reference,
+    "chunked": linear_logprob_chunked,
+    "triton": _linear_logprob_triton,
+}
 
 # Up to this many logits, a couple of blocks, "auto" forms them whole: a trained head then takes 0.6 to 0.8 of
 # the chunked form's time, a frozen one 0.8 to 1.0. Beyond, memory decides, and before long time too.
@@ -26,12 +48,13 @@ def linear_logprob(
     bias: Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float = 1.0,
-    implementation: Literal["auto", "reference", "chunked"] = "auto",
+    implementation: Literal["auto", "reference", "chunked", "triton"] = "auto",
 ) -> Tensor:
     """Log-probability of each target under `softmax(cap(logit_scale · (hidden @ weight.T + bias)))`.
 
     Defined by `linear_logprob_reference`; every implementation gives its values and gradients, and "chunked"
-    never forms the (tokens, vocab) logits. Under `torch.autocast` the inputs are cast as for `F.linear`.
+    and "triton" never form the (tokens, vocab) logits. Under `torch.autocast` the inputs are cast as for
+    `F.linear`.
 
     Args:
         hidden: (tokens, hidden) last hidden states: flatten leading dimensions, and select the positions that
@@ -42,22 +65,23 @@ def linear_logprob(
         softcap: bound on the logits, `softcap · tanh(logits / softcap)`; Gemma's `final_logit_softcapping`.
         logit_scale: factor on the logits before the cap; `logit_scale` in Cohere, 1 / `logits_scaling` in
             Granite.
-        implementation: "auto" picks by the number of logits.
+        implementation: "auto" picks "triton" on an NVIDIA GPU for any dtype but float64, where the package
+            triton is installed, and otherwise by the number of logits.
 
     Returns:
         (tokens,) log-probabilities in nats, <= 0; float32, or float64 for float64 inputs.
 
     Raises:
         ValueError: shapes that do not fit together, dtypes that differ outside autocast, a softcap that is
-            not positive, an unknown implementation.
+            not positive, an implementation that is unknown or cannot run here.
         IndexError: a target outside the vocabulary. On a GPU, where looking would wait for the device, such
             a target gives NaN, or the device's own index error.
     """
-    hidden, weight = _autocast(hidden), _autocast(weight)
-    bias = None if bias is None else _autocast(bias)
-    _check(hidden, weight, targets, bias, softcap)
+    hidden, weight = as_product_sees(hidden), as_product_sees(weight)
+    bias = None if bias is None else as_product_sees(bias)
+    require_fit(hidden, weight, targets, bias, softcap)
     if implementation == "auto":
-        implementation = "reference" if len(hidden) * len(weight) <= WHOLE_LOGITS else "chunked"
+        implementation = _pick(hidden, len(weight))
     if implementation not in _IMPLEMENTATIONS:
         known = did_you_mean(implementation, ["auto", *_IMPLEMENTATIONS])
         raise ValueError(f"unknown implementation {implementation!r}{known}")
@@ -65,15 +89,65 @@ def linear_logprob(
     return form(hidden, weight, targets, bias=bias, softcap=softcap, logit_scale=logit_scale)
 
 
-def _autocast(tensor: Tensor) -> Tensor:
-    """`tensor` as a matrix product would see it; autocast leaves float64 alone."""
+def _pick(hidden: Tensor, vocab: int) -> Literal["reference", "chunked", "triton"]:
+    if hidden.device.type == "cuda" and hidden.dtype != torch.float64 and _triton_runs(hidden.device):
+        if agrees(_linear_logprob_triton, hidden.device, hidden.dtype):
+            return "triton"
+        return "chunked"
+    return "reference" if len(hidden) * vocab <= WHOLE_LOGITS else "chunked"
+
+
+@cache
+def _triton_runs(device: torch.device) -> bool:
+    """Whether Triton is installed, and compiles for this GPU: NVIDIA's of compute capability 8.0 and later."""
+    if find_spec("triton") is None or torch.version.cuda is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@cache
+def agrees(form: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `form` gives the definition's values and gradients on this device: asked once, of a small problem.
+
+    A kernel is compiled where it runs, by whatever compiler is there; one that fails or errs is not used, and said so.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            off = _error(form, device, dtype)
+    except Exception as error:  # whatever a compiler, a driver or a launch can raise
+        logger.warning("the Triton kernel of the LM head does not run here, plain torch is used: %s", error)
+        return False
+    # a few roundings of the products' inputs; a wrong tile or mask is off by the whole value
+    right = off <= (1e-4 if dtype == torch.float32 else 3e-2)
+    if not right:
+        logger.warning("the Triton kernel of the LM head is off by %.2g here, plain torch is used", off)
+    return right
+
+
+def _error(form: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> float:
+    """The largest relative error of values and gradients on a small problem, against the definition in float64."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, 96, generator=generator).to(device, dtype) for rows in (70, 331))
+    targets = torch.randint(331, (70,), generator=generator).to(device)
+
+    def run(form: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        inputs = [tensor.to(dtype, copy=True).requires_grad_() for tensor in (hidden, weight)]
+        logps = form(*inputs, targets, bias=None, softcap=4.0, logit_scale=0.25)
+        return [logps.detach(), *torch.autograd.grad(logps.sum(), inputs)]
+
+    pairs = zip(run(form, dtype), run(linear_logprob_reference, torch.float64), strict=True)
+    return max(float((own.double() - true).norm() / true.norm()) for own, true in pairs)
+
+
+def as_product_sees(tensor: Tensor) -> Tensor:
+    """`tensor` as a matrix product would see it under autocast, which leaves float64 alone."""
     device = tensor.device.type
     if torch.is_autocast_enabled(device) and tensor.is_floating_point() and tensor.dtype != torch.float64:
         return tensor.to(torch.get_autocast_dtype(device))
     return tensor
 
 
-def _check(
+def require_fit(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, softcap: float | None
 ) -> None:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
