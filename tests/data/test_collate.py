@@ -13,18 +13,21 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("shared_prefix", [True, False])
-def test_slots_find_every_completion_token(shared_prefix: bool) -> None:
-    batch = PairCollator(pad_token_id=0, shared_prefix=shared_prefix)(PAIRS)
+FORMS = [(shared_prefix, padding_free) for shared_prefix in (True, False) for padding_free in (True, False)]
+
+
+@pytest.mark.parametrize(("shared_prefix", "padding_free"), FORMS)
+def test_slots_find_every_completion_token(shared_prefix: bool, padding_free: bool) -> None:
+    batch = PairCollator(0, shared_prefix, padding_free)(PAIRS)
     for side in ("chosen", "rejected"):
         for pair, example in enumerate(PAIRS):
             slots = batch[f"{side}_slots"][pair]
             assert batch["target_ids"][slots[slots >= 0]].tolist() == example[f"{side}_ids"]
 
 
-@pytest.mark.parametrize("shared_prefix", [True, False])
-def test_each_target_is_predicted_by_the_token_before_it(shared_prefix: bool) -> None:
-    batch = PairCollator(pad_token_id=0, shared_prefix=shared_prefix)(PAIRS)
+@pytest.mark.parametrize(("shared_prefix", "padding_free"), FORMS)
+def test_each_target_is_predicted_by_the_token_before_it(shared_prefix: bool, padding_free: bool) -> None:
+    batch = PairCollator(0, shared_prefix, padding_free)(PAIRS)
     flat = batch["input_ids"].flatten()
     for pair, example in enumerate(PAIRS):
         for side in ("chosen", "rejected"):
@@ -44,6 +47,25 @@ def test_plain_rows_carry_no_mask_and_shared_rows_do() -> None:
     assert plain["num_tokens"].tolist() == shared["num_tokens"].tolist() == [13]
 
 
+def test_flattened_pairs_by_hand() -> None:
+    batch = PairCollator(0, padding_free=True)(PAIRS)
+    # causal parts 1 2 3 and 6, then the only rejected input: 8 9, which follows 6
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 6, 8, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2]]
+    assert batch["row_lengths"] == ((2, 1, 0), (1, 0, 2))
+    # 3 and 5 follow 2; 4 follows 3; 7 and 8 follow 6; 9 follows 8 and 10 follows 9
+    assert batch["target_ids"].tolist() == [3, 4, 5, 7, 8, 9, 10]
+    assert batch["score_index"].tolist() == [1, 2, 1, 3, 3, 4, 5]
+    assert batch["num_tokens"].tolist() == [13]
+
+
+def test_flattened_plain_rows_by_hand() -> None:
+    batch = PairCollator(0, shared_prefix=False, padding_free=True)(PAIRS)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 6, 1, 2, 6, 8, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1, 0, 1, 2]]
+    assert batch["row_lengths"] == ((3, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0))
+
+
 def test_reference_columns_travel() -> None:
     rows = [{**row, "reference_chosen": -1.5, "reference_rejected": -2.5} for row in PAIRS]
     batch = PairCollator(0)(rows)
@@ -61,6 +83,19 @@ def test_sft_batch_by_hand() -> None:
     assert batch["target_ids"].tolist() == [3, 5, 6, 7]
     assert batch["score_index"].tolist() == [1, 3, 4, 5]
     assert batch["num_tokens"].tolist() == [7]
+
+
+def test_flattened_sft_batch_by_hand() -> None:
+    rows = [
+        {"input_ids": [1, 2, 3], "completion_mask": [False, False, True], "row_index": 0},
+        {"input_ids": [4, 5, 6, 7], "completion_mask": [False, True, True, True], "row_index": 1},
+    ]
+    batch = SFTCollator(pad_token_id=9, padding_free=True)(rows)
+    assert batch["input_ids"].tolist() == [[1, 2, 4, 5, 6]]
+    assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
+    assert batch["row_lengths"] == ((2, 0, 0), (3, 0, 0))
+    assert batch["target_ids"].tolist() == [3, 5, 6, 7]
+    assert batch["score_index"].tolist() == [1, 2, 3, 4]
 
 
 def test_padding_token_may_equal_a_trained_token() -> None:

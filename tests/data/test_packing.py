@@ -10,44 +10,52 @@ from holdfast.data.packing import (
     PAD,
     PROMPT,
     REJECTED,
+    Row,
     masked_row,
     plain_row,
+    position_ids,
+    segment_ids,
     shared_prefix_mask,
     shared_prefix_row,
 )
 
 
+def lists(row: Row) -> tuple[list[int], tuple[int, int, int], list[int], list[int]]:
+    return row.input_ids.tolist(), row.lengths, row.sources.tolist(), row.targets.tolist()
+
+
 def test_shared_prefix_row_by_hand() -> None:
     # prompt 10 11 12; chosen 20 21; rejected 30 31 32. Last completion tokens are targets only.
     row = shared_prefix_row([10, 11, 12], [20, 21], [30, 31, 32])
-    assert row.input_ids == [10, 11, 12, 20, 30, 31]
-    assert row.position_ids == [0, 1, 2, 3, 3, 4]  # the rejected part restarts where the prompt ends
-    assert row.segment_ids == [PROMPT] * 3 + [CHOSEN] + [REJECTED] * 2
-    assert row.targets == [20, 21, 30, 31, 32]
+    assert row.input_ids.tolist() == [10, 11, 12, 20, 30, 31]
+    assert row.lengths == (3, 1, 2)
+    assert row.targets.tolist() == [20, 21, 30, 31, 32]
     # 20 and 30 are both predicted by the prompt's last token (index 2)
-    assert row.sources == [2, 3, 2, 4, 5]
+    assert row.sources.tolist() == [2, 3, 2, 4, 5]
+    assert position_ids(row.lengths).tolist() == [
+        0,
+        1,
+        2,
+        3,
+        3,
+        4,
+    ]  # the rejected part restarts at the prompt's end
+    assert segment_ids(row.lengths).tolist() == [PROMPT] * 3 + [CHOSEN] + [REJECTED] * 2
 
 
 def test_one_token_prompt_and_completions() -> None:
-    row = shared_prefix_row([1], [2], [3])
-    assert row.input_ids == [1]
-    assert row.sources == [0, 0]
-    assert row.targets == [2, 3]
+    assert lists(shared_prefix_row([1], [2], [3])) == ([1], (1, 0, 0), [0, 0], [2, 3])
+    assert lists(shared_prefix_row([1], [2], [3, 4])) == ([1, 3], (1, 0, 1), [0, 0, 1], [2, 3, 4])
 
 
 def test_plain_row_by_hand() -> None:
-    row = plain_row([10, 11], [20, 21])
-    assert row.input_ids == [10, 11, 20]
-    assert row.sources == [1, 2]
-    assert row.targets == [20, 21]
+    assert lists(plain_row([10, 11], [20, 21])) == ([10, 11, 20], (3, 0, 0), [1, 2], [20, 21])
 
 
 def test_masked_row_by_hand() -> None:
     # two assistant turns: tokens 2 and 5 are trained, 6 comes after the last of them
     row = masked_row([1, 2, 3, 4, 5, 6], [False, True, False, False, True, False])
-    assert row.input_ids == [1, 2, 3, 4]
-    assert row.targets == [2, 5]
-    assert row.sources == [0, 3]
+    assert lists(row) == ([1, 2, 3, 4], (4, 0, 0), [0, 3], [2, 5])
 
 
 @pytest.mark.parametrize(

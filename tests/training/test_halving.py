@@ -57,8 +57,8 @@ def fails_above(monkeypatch: pytest.MonkeyPatch, limit: int, late: bool) -> list
     """
     seen: list[int] = []
 
-    def limited(module: Any) -> None:
-        forward = module.token_logprobs
+    def limited(module: Any, name: str) -> None:
+        forward = getattr(module, name)
 
         class Fails(torch.autograd.Function):
             @staticmethod
@@ -69,18 +69,22 @@ def fails_above(monkeypatch: pytest.MonkeyPatch, limit: int, late: bool) -> list
             def backward(ctx: Any, *upstream: torch.Tensor) -> torch.Tensor:
                 raise RuntimeError(MESSAGE)
 
-        def wrapped(model: Any, batch: Any) -> torch.Tensor:
+        def wrapped(model: Any, batch: Any, *others: Any) -> Any:
             count = len(batch["row_index"])
             seen.append(count)
             if count > limit and not late:
                 raise RuntimeError(MESSAGE)
-            logps: torch.Tensor = forward(model, batch)
-            return Fails.apply(logps) if count > limit and len(seen) > 2 else logps
+            found = forward(model, batch, *others)
+            if count <= limit or len(seen) <= 2:
+                return found
+            if isinstance(found, tuple):
+                return Fails.apply(found[0]), found[1]
+            return Fails.apply(found)
 
-        monkeypatch.setattr(module, "token_logprobs", wrapped)
+        monkeypatch.setattr(module, name, wrapped)
 
-    limited(preference_trainer)
-    limited(sft_trainer)
+    limited(preference_trainer, "token_logprobs")
+    limited(sft_trainer, "token_losses")
     return seen
 
 

@@ -296,6 +296,65 @@ def test_objective_instances_are_taken_as_they_are(
     assert args.to_dict()["objective"]["hard_margin"] == 1.2
 
 
+FORMS = [(True, True), (True, False), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"activation_checkpointing": True}], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("peft_config", [None, {"rank": 4, "alpha": 8}], ids=["full", "lora"])
+def test_every_form_of_rows_trains_the_same(
+    peft_config: Any, settings: dict[str, Any], model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+) -> None:
+    """Rows that fill `max_length` among them: 64 tokens with the prompt."""
+    data = [*rows(7), {"prompt": "the tide " * 12, "chosen": "comes in " * 60, "rejected": "goes out " * 60}]
+    logs = []
+    for shared_prefix, padding_free in FORMS:
+        torch.manual_seed(0)  # the adapters' start
+        trainer = PreferenceTrainer(
+            model=model_of("gemma3"),
+            args=PreferenceConfig(
+                shared_prefix=shared_prefix,
+                padding_free=padding_free,
+                per_device_train_batch_size=4,
+                gradient_accumulation_steps=1,
+                learning_rate=1e-3,
+                num_train_epochs=2,
+                **settings,
+                **arguments,
+            ),
+            train_dataset=data,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
+        assert (trainer.shared_prefix, trainer.padding_free) == (shared_prefix, padding_free)
+        longest = trainer.train_dataset[7]
+        assert len(longest["prompt_ids"]) + len(longest["chosen_ids"]) == 64
+        trainer.train()
+        logs.append([log for log in trainer.state.log_history if "loss" in log])
+    for log in logs[1:]:
+        for mine, other in zip(log, logs[0], strict=True):
+            for name in ("loss", "grad_norm", "logps/chosen", "logps/rejected", "num_tokens"):
+                assert mine[name] == pytest.approx(other[name], rel=2e-4, abs=1e-5), name
+    assert logs[0][-1]["loss"] != logs[0][0]["loss"]
+
+
+def test_a_model_that_takes_no_flattened_rows_pads_and_says_so(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="holdfast"):
+        trainer = PreferenceTrainer(
+            model=model_of("gemma2"),
+            args=PreferenceConfig(**arguments),
+            train_dataset=rows(4),
+            processing_class=tokenizer,
+        )
+    assert trainer.shared_prefix
+    assert not trainer.padding_free
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("rows are padded: attention is 'eager'" in message for message in said) == 1
+    assert said.count("rows: shared prefix, padded") == 1
+    trainer.train()
+
+
 @pytest.mark.parametrize(("ours", "theirs"), [("dpo", "sigmoid"), ("ipo", "ipo")])
 def test_training_agrees_with_trl(
     ours: str, theirs: str, model_of: Any, tokenizer: Any, arguments: dict[str, Any]

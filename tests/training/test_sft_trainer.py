@@ -58,6 +58,32 @@ def test_log_against_own_logits(model_of: Any, tokenizer: Any, arguments: dict[s
     assert first["tokens/kept"] == 1.0
 
 
+def test_flattened_and_padded_rows_train_the_same(
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = []
+    for padding_free in (True, False):
+        with caplog.at_level("INFO", logger="holdfast"):
+            trainer = build(
+                model_of("gemma3"),
+                tokenizer,
+                arguments,
+                padding_free=padding_free,
+                per_device_train_batch_size=4,
+                learning_rate=1e-3,
+            )
+        assert trainer.padding_free is padding_free
+        trainer.train()
+        logs.append([log for log in trainer.state.log_history if "loss" in log])
+    assert [r.getMessage() for r in caplog.records if "rows: " in r.getMessage()] == [
+        "rows: plain, without padding",
+        "rows: plain, padded",
+    ]
+    for mine, other in zip(*logs, strict=True):
+        for name in ("loss", "grad_norm", "mean_logps/target", "num_tokens"):
+            assert mine[name] == pytest.approx(other[name], rel=2e-4), name
+
+
 def test_chosen_side_of_preference_rows(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:
     from_pairs = build(model_of(), tokenizer, arguments, dataset=rows(12))
     from_rows = build(model_of(), tokenizer, arguments)

@@ -1,33 +1,37 @@
-"""Shared-prefix rows: a preference pair as one row `[prompt | chosen | rejected]`.
+"""Rows of model input, one a pair or a demonstration, and the shared-prefix form of a pair.
 
-Chosen and rejected repeat one prompt, and so would the work of a plain forward. In a shared-prefix row the
-prompt is computed once: both completions see it and themselves, never each other, and the rejected part's
-positions restart where the prompt ends. Loss and gradients equal those of the plain rows.
+Chosen and rejected repeat one prompt, and so would the work of a plain forward. In a shared-prefix row
+`[prompt | chosen | rejected]` the prompt is computed once: both completions see it and themselves, never each
+other, and the rejected part's positions restart where the prompt ends. Loss and gradients equal those of the
+plain rows.
 
 Each completion's last token is a target but never an input, so it is left out of the row.
-Shapes: `rows` = pairs in shared-prefix form, 2 x pairs in plain form; `time` = the longest row;
-`tokens` = all scored (completion) tokens of the batch, without padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 PAD, PROMPT, CHOSEN, REJECTED = -1, 0, 1, 2
 
+Integers = npt.NDArray[np.int64]
+# Tokens of a row's parts: prompt, chosen, rejected. A plain row is all prompt.
+Lengths = tuple[int, int, int]
+
 
 class Row(NamedTuple):
     """One row of model input and where its scored tokens are predicted."""
 
-    input_ids: list[int]
-    position_ids: list[int]
-    segment_ids: list[int]
-    sources: list[int]  # for each scored token: the index in this row whose hidden state predicts it
-    targets: list[int]  # the scored tokens themselves
+    input_ids: Integers
+    lengths: Lengths  # of the parts that make up `input_ids`
+    sources: Integers  # for each scored token: the index in this row whose hidden state predicts it
+    targets: Integers  # the scored tokens themselves
 
 
 def shared_prefix_row(prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> Row:
@@ -37,37 +41,21 @@ def shared_prefix_row(prompt: Sequence[int], chosen: Sequence[int], rejected: Se
         ValueError: if the prompt or a completion is empty; a first token needs a state that predicts it.
     """
     _require_tokens(prompt=prompt, chosen=chosen, rejected=rejected)
-    start = len(prompt)
-    chosen_inputs, rejected_inputs = chosen[:-1], rejected[:-1]
-    rejected_start = start + len(chosen_inputs)
+    lengths = len(prompt), len(chosen) - 1, len(rejected) - 1
+    last, branch = len(prompt) - 1, lengths[0] + lengths[1]
     return Row(
-        input_ids=[*prompt, *chosen_inputs, *rejected_inputs],
-        position_ids=[
-            *range(start + len(chosen_inputs)),
-            *range(start, start + len(rejected_inputs)),
-        ],
-        segment_ids=[PROMPT] * start + [CHOSEN] * len(chosen_inputs) + [REJECTED] * len(rejected_inputs),
-        sources=[
-            start - 1,
-            *range(start, rejected_start),
-            start - 1,
-            *range(rejected_start, rejected_start + len(rejected_inputs)),
-        ],
-        targets=[*chosen, *rejected],
+        input_ids=join((prompt, chosen[:-1], rejected[:-1])),
+        lengths=lengths,
+        sources=join((np.arange(last, branch), (last,), np.arange(branch, sum(lengths)))),
+        targets=join((chosen, rejected)),
     )
 
 
 def plain_row(prompt: Sequence[int], completion: Sequence[int]) -> Row:
     """One plain causal row `[prompt | completion]`; its scored tokens are all of `completion`."""
     _require_tokens(prompt=prompt, completion=completion)
-    inputs = [*prompt, *completion[:-1]]
-    return Row(
-        input_ids=inputs,
-        position_ids=list(range(len(inputs))),
-        segment_ids=[PROMPT] * len(inputs),
-        sources=list(range(len(prompt) - 1, len(inputs))),
-        targets=list(completion),
-    )
+    inputs = join((prompt, completion[:-1]))
+    return Row(inputs, (len(inputs), 0, 0), np.arange(len(prompt) - 1, len(inputs)), join((completion,)))
 
 
 def masked_row(input_ids: Sequence[int], scored: Sequence[bool]) -> Row:
@@ -78,26 +66,30 @@ def masked_row(input_ids: Sequence[int], scored: Sequence[bool]) -> Row:
     """
     if len(input_ids) != len(scored):
         raise ValueError(f"{len(input_ids)} tokens but {len(scored)} mask entries")
-    if not any(scored):
+    tokens, trained = join((input_ids,)), np.flatnonzero(np.asarray(scored, dtype=bool))
+    if not len(trained):
         raise ValueError("no token of the row is trained")
-    if scored[0]:
+    if trained[0] == 0:
         raise ValueError("the first token of a row cannot be trained: nothing comes before it to predict it")
-    last = max(index for index, flag in enumerate(scored) if flag)
-    inputs = list(input_ids[:last])
-    trained = [index for index, flag in enumerate(scored) if flag]
-    return Row(
-        input_ids=inputs,
-        position_ids=list(range(len(inputs))),
-        segment_ids=[PROMPT] * len(inputs),
-        sources=[index - 1 for index in trained],
-        targets=[input_ids[index] for index in trained],
-    )
+    last = int(trained[-1])
+    return Row(tokens[:last], (last, 0, 0), trained - 1, tokens[trained])
+
+
+def position_ids(lengths: Lengths) -> Integers:
+    """The position of each token of a row: the rejected part counts on from the prompt's end."""
+    prompt, chosen, rejected = lengths
+    return join((np.arange(prompt + chosen), np.arange(prompt, prompt + rejected)))
+
+
+def segment_ids(lengths: Lengths) -> Integers:
+    """PROMPT, CHOSEN or REJECTED for each token of a row."""
+    return np.repeat((PROMPT, CHOSEN, REJECTED), lengths)
 
 
 def shared_prefix_mask(
     segment_ids: Tensor, position_ids: Tensor, sliding_window: int | None = None
 ) -> Tensor:
-    """Who may attend to whom in shared-prefix rows.
+    """Who may attend to whom in padded shared-prefix rows.
 
     A query sees keys of its own segment and of the prompt, not after itself, and with a sliding window only
     keys less than `sliding_window` *positions* back: a distance in the text, not in the row.
@@ -120,6 +112,11 @@ def shared_prefix_mask(
         allowed &= position_ids[:, :, None] - position_ids[:, None, :] < sliding_window
     allowed |= index[:, None] == index[None, :]
     return allowed[:, None]
+
+
+def join(parts: Iterable[Sequence[int] | Integers]) -> Integers:
+    """`parts` end to end."""
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
 
 
 def _require_tokens(**parts: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ calling the backbone and the head from outside would train without synchronised 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -25,10 +25,20 @@ from transformers import PreTrainedModel
 from holdfast.data.collate import Batch, PairCollator
 from holdfast.data.packing import shared_prefix_mask
 from holdfast.errors import ModelError
+from holdfast.models.flat_attention import (
+    ROWS,
+    flat_inputs,
+    flat_refusal,
+    install_flat_attention,
+    is_flash,
+    layer_windows,
+    own_rule,
+)
 from holdfast.ops.linear_logprob import linear_logprob
+from holdfast.ops.linear_objective import linear_objective
 
 HALF = (torch.float16, torch.bfloat16)
-MODEL_KEYS = ("input_ids", "position_ids", "segment_ids", "score_index", "target_ids")
+MODEL_KEYS = ("input_ids", "position_ids", "segment_ids", "row_lengths", "score_index", "target_ids")
 
 
 def token_logprobs(model: nn.Module, batch: Batch) -> Tensor:
@@ -37,6 +47,17 @@ def token_logprobs(model: nn.Module, batch: Batch) -> Tensor:
     `model` may be wrapped (PEFT, DDP, FSDP) around a model that `install_logprob_forward` has prepared.
     """
     result: Tensor = model(**{key: batch[key] for key in MODEL_KEYS if key in batch})
+    return result
+
+
+def token_losses(model: nn.Module, batch: Batch, losses: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The sum of `losses` of each scored token's log-prob, (), and the log-probs: (tokens,).
+
+    As `losses(token_logprobs(model, batch)).sum()`; where the LM head is trained, for less (see `linear_objective`).
+    """
+    result: tuple[Tensor, Tensor] = model(
+        **{key: batch[key] for key in MODEL_KEYS if key in batch}, losses=losses
+    )
     return result
 
 
@@ -72,6 +93,7 @@ def install_logprob_forward(model: nn.Module) -> None:
     forward.__signature__ = inspect.signature(causal_lm.forward)  # type: ignore[attr-defined]
     causal_lm._holdfast_forward = causal_lm.forward
     causal_lm.forward = MethodType(forward, causal_lm)
+    install_flat_attention(causal_lm.get_decoder())
 
 
 def causal_lm_of(model: nn.Module) -> PreTrainedModel:
@@ -89,29 +111,44 @@ def _logprob_forward(
     target_ids: Tensor,
     position_ids: Tensor | None = None,
     segment_ids: Tensor | None = None,
-) -> Tensor:
-    """(rows, time) of tokens -> (tokens,) log-probs; see `holdfast.data.collate` for the shapes."""
+    row_lengths: Sequence[Sequence[int]] | None = None,
+    losses: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """(rows, time) or flattened (1, tokens) -> (scored,) log-probs; see `holdfast.data.collate` for the shapes.
+
+    With `losses`: their sum, and the log-probs.
+    """
     decoder = causal_lm.get_decoder()
     inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
-    if segment_ids is not None:
+    if row_lengths is not None:
+        assert position_ids is not None
+        inputs |= flat_inputs(decoder.config, row_lengths, position_ids)
+    elif segment_ids is not None:
         assert position_ids is not None
         inputs["position_ids"] = position_ids
         inputs["attention_mask"] = _attention_mask(decoder, segment_ids, position_ids)
     hidden = getattr(decoder(**inputs), "last_hidden_state", None)
+    if ROWS in inputs and not inputs[ROWS].calls:
+        raise ModelError(
+            f"{type(decoder).__name__} has no attention that takes flattened rows: set `padding_free: false`"
+        )
     if hidden is None:
         raise ModelError(
             f"{type(causal_lm).__name__} gives no hidden states to score; it cannot be trained here"
         )
     head = causal_lm.get_output_embeddings()
     config = causal_lm.config.get_text_config()
-    return linear_logprob(
-        hidden.flatten(0, 1)[score_index],
-        head.weight,
-        target_ids,
-        bias=getattr(head, "bias", None),
-        softcap=getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None),
-        logit_scale=_logit_scale(config),
-    )
+    scored, weight = hidden.flatten(0, 1)[score_index], head.weight
+    options: dict[str, Any] = {
+        "bias": getattr(head, "bias", None),
+        "softcap": getattr(config, "final_logit_softcapping", None)
+        or getattr(config, "logits_soft_cap", None),
+        "logit_scale": _logit_scale(config),
+    }
+    if losses is not None and torch.is_grad_enabled() and weight.requires_grad:
+        return linear_objective(scored, weight, target_ids, losses, **options)
+    logps = linear_logprob(scored, weight, target_ids, **options)
+    return logps if losses is None else (losses(logps).sum(), logps)
 
 
 def _logit_scale(config: Any) -> float:
@@ -122,71 +159,75 @@ def _logit_scale(config: Any) -> float:
 
 def _attention_mask(decoder: Any, segment_ids: Tensor, position_ids: Tensor) -> Tensor | dict[str, Tensor]:
     """The shared-prefix mask in the form the decoder's layers and attention backend expect."""
-    config = decoder.config
-    window = getattr(config, "sliding_window", None)
-    if getattr(config, "use_sliding_window", True) is False:
-        window = None
-    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
-    unknown = kinds - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ModelError(f"shared-prefix rows know full and sliding attention, not {sorted(unknown)}")
 
-    def mask_for(kind: str) -> Tensor:
-        mask = shared_prefix_mask(segment_ids, position_ids, window if kind == "sliding_attention" else None)
-        if config._attn_implementation == "eager":  # adds the mask to the scores
+    def mask_for(window: int | None) -> Tensor:
+        mask = shared_prefix_mask(segment_ids, position_ids, window)
+        if decoder.config._attn_implementation == "eager":  # adds the mask to the scores
             dtype = next(decoder.parameters()).dtype
             return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         return mask
 
-    masks = {kind: mask_for(kind) for kind in kinds}
+    masks = {kind: mask_for(window) for kind, window in layer_windows(decoder.config).items()}
     return masks if len(masks) > 1 else masks.popitem()[1]
 
 
 @dataclass(frozen=True)
 class ForwardCheck:
-    """What `check_logprob_forward` found for one model."""
+    """The forms of rows a model takes, as `check_logprob_forward` found; plain padded rows every model takes.
 
-    shared_prefix: bool
-    reason: str  # why shared-prefix rows are not used; empty when they are
+    Attributes:
+        padding_free_refusal: why flattened rows are not used; empty: they can be.
+        shared_prefix_refusal: why padded shared-prefix rows with a mask are not used; empty: they can be.
+    """
+
+    padding_free_refusal: str
+    shared_prefix_refusal: str
+
+    @property
+    def padding_free(self) -> bool:
+        """Whether flattened rows can be used, with shared prefixes and without."""
+        return not self.padding_free_refusal
+
+    @property
+    def shared_prefix(self) -> bool:
+        """Whether padded shared-prefix rows can be used."""
+        return not self.shared_prefix_refusal
 
 
 MASK_BACKENDS = ("sdpa", "eager")
-# Attention rules of their own, by row index: a mask of ours does not reach them, and a short probe cannot tell.
-OWN_RULES = (
-    "alibi",
-    "attention_chunk_size",
-    "attention_types",
-    "attn_config",
-    "local_attention",
-    "window_size",
-)
+# What an architecture that does not take a form may raise.
+REFUSALS = (ModelError, TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError)
 
 
 @torch.no_grad()
 def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardCheck:
-    """Compare the log-prob forward with the model's own logits, and shared-prefix with plain rows.
+    """Compare the log-prob forward with the model's own logits, and the lean forms of rows with plain ones.
 
     Runs a handful of random tokens through the model, without dropout, and in float32 (half-precision weights are
-    widened for the moment, which loses nothing): in half precision a wrong mask could hide in rounding. Costs three
-    tiny forwards, and settles by measurement what no list of architectures can.
+    widened for the moment, which loses nothing): in half precision a wrong mask could hide in rounding. Costs four
+    tiny forwards, and settles by measurement what no list of architectures can. FlashAttention knows half precision
+    alone: there sdpa stands in for it, and then the kernel has to come as close with flattened rows as with plain ones.
 
     Raises:
         ModelError: if the plain form does not reproduce the model's own logits: training would be wrong.
     """
     causal_lm = causal_lm_of(model)
+    config = causal_lm.get_decoder().config
     device = causal_lm.get_input_embeddings().weight.device
     examples = _probe_pairs(causal_lm.get_output_embeddings().weight.shape[0])
-    plain, shared = (
+    plain, shared, flat = (
         {
-            key: value.to(device)
-            for key, value in PairCollator(pad_token_id, shared_prefix=form)(examples).items()
+            key: value.to(device) if isinstance(value, Tensor) else value
+            for key, value in PairCollator(pad_token_id, *form)(examples).items()
         }
-        for form in (False, True)
+        for form in ((False, False), (True, False), (True, True))
     )
+    flat_reason, shared_reason = flat_refusal(config), _mask_refusal(config)
+    flash = is_flash(config._attn_implementation)
     was_training = model.training
     model.eval()
     try:
-        with _in_float32(model):
+        with _in_float32(model), _exact_attention(causal_lm):
             ours = token_logprobs(model, plain)
             logits = model(input_ids=plain["input_ids"], use_cache=False).logits
             theirs = logits.flatten(0, 1)[plain["score_index"]].double().log_softmax(-1)
@@ -196,26 +237,47 @@ def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardChe
                     f"{type(causal_lm).__name__} computes its logits in a way holdfast does not reproduce "
                     f"(largest difference {(ours - theirs).abs().max().item():.3g} nats); it cannot be trained here"
                 )
-            if refusal := _mask_refusal(causal_lm):
-                return ForwardCheck(False, refusal)
-            try:
-                packed = token_logprobs(model, shared)
-            except (ModelError, TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-                return ForwardCheck(False, f"the architecture takes no shared-prefix mask: {error}")
-        matches = all(
-            torch.allclose(
-                packed[shared[side][shared[side] >= 0]],
-                ours[plain[side][plain[side] >= 0]],
-                atol=1e-4,
-                rtol=1e-4,
-            )
-            for side in ("chosen_slots", "rejected_slots")
-        )
-        return ForwardCheck(
-            matches, "" if matches else "the architecture does not honour a shared-prefix mask"
-        )
+            exact = _by_pair(ours, plain)
+            flat_reason = flat_reason or _refusal(model, flat, exact, "flattened rows")
+            shared_reason = shared_reason or _refusal(model, shared, exact, "a shared-prefix mask")
+        # A launcher that shards the model moves it later: the kernel cannot run yet, but the rule has been measured.
+        if flash and not flat_reason and device.type != "cpu":
+            flat_reason = _kernel_refusal(model, plain, flat, exact)
     finally:
         model.train(was_training)
+    return ForwardCheck(flat_reason, shared_reason)
+
+
+def _refusal(model: nn.Module, batch: Batch, exact: Tensor, form: str) -> str:
+    """Why the model cannot be given `batch`: it fails, or its log-probs are not the `exact` ones; else empty."""
+    try:
+        found = _by_pair(token_logprobs(model, batch), batch)
+    except REFUSALS as error:
+        return f"the architecture takes no {form.removeprefix('a ')}: {error}"
+    if torch.allclose(found, exact, atol=1e-4, rtol=1e-4):
+        return ""
+    return f"the architecture does not honour {form}"
+
+
+def _kernel_refusal(model: nn.Module, plain: Batch, flat: Batch, exact: Tensor) -> str:
+    """Why a half-precision kernel is not trusted with flattened rows; else empty."""
+    device = exact.device.type
+    dtype = next((p.dtype for p in model.parameters() if p.dtype in HALF), torch.bfloat16)
+    with torch.autocast(device, dtype=dtype):
+        rounding = (_by_pair(token_logprobs(model, plain), plain) - exact).abs().mean()
+        try:
+            error = (_by_pair(token_logprobs(model, flat), flat) - exact).abs().mean()
+        except REFUSALS as refusal:
+            return f"the attention kernel takes no flattened rows: {refusal}"
+    if error <= 2 * rounding + 0.01:
+        return ""
+    return f"the attention kernel is {error.item():.3g} nats off with flattened rows"
+
+
+def _by_pair(logps: Tensor, batch: Batch) -> Tensor:
+    """(scored,) log-probs of a batch of pairs in one order, whatever the form of its rows."""
+    slots = torch.cat([batch["chosen_slots"].flatten(), batch["rejected_slots"].flatten()])
+    return logps[slots[slots >= 0]]
 
 
 def _probe_pairs(vocabulary: int) -> list[dict[str, Any]]:
@@ -237,9 +299,7 @@ def _probe_pairs(vocabulary: int) -> list[dict[str, Any]]:
 @contextmanager
 def _in_float32(model: nn.Module) -> Iterator[None]:
     """Half-precision weights as float32, and no autocast; both as they were afterwards."""
-    half = [
-        t for t in chain(model.parameters(), model.buffers()) if t.dtype in (torch.float16, torch.bfloat16)
-    ]
+    half = [t for t in chain(model.parameters(), model.buffers()) if t.dtype in HALF]
     narrow = [(tensor, tensor.dtype) for tensor in half]
     device = next(model.parameters()).device.type
     try:
@@ -252,12 +312,23 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
             tensor.data = tensor.data.to(dtype)
 
 
-def _mask_refusal(causal_lm: PreTrainedModel) -> str:
-    """Why the model cannot be given a mask of ours, or an empty string."""
-    config = causal_lm.config.get_text_config()
-    own = [name for name in OWN_RULES if getattr(config, name, None)]
-    if own:
-        return f"the architecture has an attention rule of its own ({', '.join(own)})"
+@contextmanager
+def _exact_attention(causal_lm: PreTrainedModel) -> Iterator[None]:
+    """Attention that can compute in float32: another one in FlashAttention's place, for the moment."""
+    config = causal_lm.get_decoder().config
+    former = config._attn_implementation
+    try:
+        if is_flash(former):
+            config._attn_implementation = "sdpa" if causal_lm._supports_sdpa else "eager"
+        yield
+    finally:
+        config._attn_implementation = former
+
+
+def _mask_refusal(config: Any) -> str:
+    """Why a decoder of this configuration cannot be given a mask of ours; else empty."""
+    if rule := own_rule(config):
+        return rule
     if config._attn_implementation not in MASK_BACKENDS:
         return f"attention backend '{config._attn_implementation}' takes no mask of ours (use sdpa)"
     return ""

@@ -28,6 +28,7 @@ class LeanConfig(TrainingArguments):
         data_format: name of the row layout, when it should not be found out.
         model_dtype, model_revision, attention: used when `model` is given by name.
         chat_template: a `.jinja` file, or a tokenizer whose template to take.
+        padding_free: compute each micro-batch as one row without padding, where the model can (the loss is the same).
         append_eos: add the tokenizer's end token where the chat template ends a turn without one.
         dataset_num_proc: processes that check and tokenize; None: one a core, shared out among a node's ranks.
         cache_dir: where tokenized rows and reference log-probs are kept; None: `HOLDFAST_CACHE`, or the user's cache.
@@ -45,6 +46,7 @@ class LeanConfig(TrainingArguments):
     model_revision: str | None = None
     attention: str | None = None
     chat_template: str | None = None
+    padding_free: bool = True
     append_eos: bool = False
     dataset_num_proc: int | None = None
     cache_dir: str | None = None

@@ -38,7 +38,7 @@ class KeepExamples:
     collator: Collator
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        return self.collator(examples) | {"examples": Examples(examples)}  # type: ignore[dict-item]
+        return self.collator(examples) | {"examples": Examples(examples)}
 
 
 @dataclass

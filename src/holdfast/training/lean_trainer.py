@@ -67,6 +67,7 @@ class LeanTrainer(Trainer):
 
     args: LeanConfig
     objective: Any
+    data_collator: Any
     config_class: ClassVar[type[LeanConfig]]
     default_output_dir: ClassVar[str]
 

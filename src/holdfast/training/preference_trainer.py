@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from pyarrow import compute
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -49,24 +50,39 @@ class PreferenceTrainer(LeanTrainer):
     default_output_dir = "preference"
 
     def _ready(self) -> None:
-        args = self.args
-        self.shared_prefix = args.shared_prefix and self.forward_check.shared_prefix
-        if args.shared_prefix and not self.shared_prefix and self.is_world_process_zero():
-            logger.warning("shared-prefix rows are off, plain rows are used: %s", self.forward_check.reason)
+        args, check = self.args, self.forward_check
+        self.padding_free = args.padding_free and check.padding_free
+        self.shared_prefix = args.shared_prefix and (self.padding_free or check.shared_prefix)
         self.data_collator = PairCollator(
-            self.processing_class.pad_token_id, shared_prefix=self.shared_prefix
+            self.processing_class.pad_token_id, self.shared_prefix, self.padding_free
         )
+        self._report_rows()
         if self.objective.needs_reference:
             for name, prepared in self.prepared.items():
                 dataset = add_reference_logps(self, prepared.dataset, args.reference_batch_size)
                 setattr(self, f"{name}_dataset", dataset)
+
+    def _report_rows(self) -> None:
+        """Say once which form of rows is used, and why where it is not the one asked for."""
+        if not self.is_world_process_zero():
+            return
+        args, check = self.args, self.forward_check
+        if args.padding_free and not self.padding_free:
+            logger.warning("rows are padded: %s", check.padding_free_refusal)
+        if args.shared_prefix and not self.shared_prefix:
+            logger.warning("shared-prefix rows are off, plain rows are used: %s", check.shared_prefix_refusal)
+        logger.info(
+            "rows: %s, %s",
+            "shared prefix" if self.shared_prefix else "plain",
+            "without padding" if self.padding_free else "padded",
+        )
 
     def prepare(self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: Any) -> Prepared:
         """Preference rows -> token lists of prompt, chosen and rejected."""
         return prepare_pairs(rows, tokenizer, args)
 
     def collator(self, pad_token_id: int) -> PairCollator:
-        """Plain rows, until the model has shown that it takes shared-prefix ones."""
+        """Plain padded rows, until the model has shown that it takes leaner ones."""
         return PairCollator(pad_token_id, shared_prefix=False)
 
     def count(self, batch: Batch) -> Tensor:
@@ -77,7 +93,9 @@ class PreferenceTrainer(LeanTrainer):
 
     def dataset_counts(self, dataset: Any) -> Tensor:
         """(pairs, rejected tokens) of a whole data set."""
-        return torch.tensor([len(dataset), sum(map(len, dataset["rejected_ids"]))]).double()
+        column = dataset.select_columns(["rejected_ids"]).with_format("arrow")[:]["rejected_ids"]
+        tokens = compute.sum(compute.list_value_length(column)).as_py()
+        return torch.tensor([len(dataset), tokens]).double()
 
     def measure(self, model: nn.Module, batch: Batch, counts: Tensor) -> MicroBatch:
         """Log-probs, objective and metrics of a micro-batch of pairs."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
+from pyarrow import compute
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from holdfast.data.collate import Batch, SFTCollator
-from holdfast.models.token_logprobs import token_logprobs
+from holdfast.models.token_logprobs import token_losses
 from holdfast.objectives.token import TokenObjective
 from holdfast.training.config import SFTConfig
 from holdfast.training.lean_trainer import LeanTrainer, MicroBatch
 from holdfast.training.metrics import wide
 from holdfast.training.preparation import Prepared, prepare_sft
+
+logger = logging.getLogger(__name__)
 
 
 class SFTTrainer(LeanTrainer):
@@ -33,6 +37,14 @@ class SFTTrainer(LeanTrainer):
     config_class = SFTConfig
     default_output_dir = "sft"
 
+    def _ready(self) -> None:
+        self.padding_free = self.args.padding_free and self.forward_check.padding_free
+        self.data_collator = SFTCollator(self.processing_class.pad_token_id, self.padding_free)
+        if self.is_world_process_zero():
+            if self.args.padding_free and not self.padding_free:
+                logger.warning("rows are padded: %s", self.forward_check.padding_free_refusal)
+            logger.info("rows: plain, %s", "without padding" if self.padding_free else "padded")
+
     @property
     def divides_by_kept(self) -> bool:
         """Where the objective's divisor is the tokens it keeps."""
@@ -43,7 +55,7 @@ class SFTTrainer(LeanTrainer):
         return prepare_sft(rows, tokenizer, args)
 
     def collator(self, pad_token_id: int) -> SFTCollator:
-        """Plain causal rows."""
+        """Padded rows, until the model has shown that it takes flattened ones."""
         return SFTCollator(pad_token_id)
 
     def count(self, batch: Batch) -> Tensor:
@@ -53,14 +65,14 @@ class SFTTrainer(LeanTrainer):
 
     def dataset_counts(self, dataset: Any) -> Tensor:
         """(target tokens,) of a whole data set."""
-        return torch.tensor([sum(map(sum, dataset["completion_mask"]))]).double()
+        column = dataset.select_columns(["completion_mask"]).with_format("arrow")[:]["completion_mask"]
+        return torch.tensor([compute.sum(compute.list_flatten(column)).as_py()]).double()
 
     def measure(self, model: nn.Module, batch: Batch, counts: Tensor) -> MicroBatch:
         """Log-probs, objective and metrics of a micro-batch of demonstrations."""
-        logps = token_logprobs(model, batch)
-        kept = self.objective.kept(logps)
-        loss = torch.where(kept, self.objective(logps), 0.0).sum()
-        targets, kept_count = logps.shape[0], kept.sum()
+        loss, logps = token_losses(model, batch, self._losses)
+        logps = logps.detach()
+        targets, kept_count = logps.shape[0], self.objective.kept(logps).sum()
         divisor = kept_count if self.divides_by_kept else targets
         return MicroBatch(
             loss,
@@ -73,3 +85,7 @@ class SFTTrainer(LeanTrainer):
                 "num_tokens": (batch["num_tokens"].sum(), 1),
             },
         )
+
+    def _losses(self, logps: Tensor) -> Tensor:
+        """Each token's loss, 0 where the objective leaves it out."""
+        return torch.where(self.objective.kept(logps), self.objective(logps), 0.0)
