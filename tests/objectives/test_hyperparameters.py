@@ -13,7 +13,10 @@ from holdfast.objectives import Dpo, FAlpha, Focal, HuberP, Ipo, Objective, SimP
     ("build", "message"),
     [
         (lambda: Slime(hard_margin="wide"), "slime: hard_margin must be a number, got 'wide'"),
-        (lambda: Slime(stabilizer_weight="1e-3"), "stabilizer_weight must be a number, got .1e-3. .a number in quotes is text"),
+        (
+            lambda: Slime(stabilizer_weight="1e-3"),
+            "stabilizer_weight must be a number, got .1e-3. .a number in quotes is text",
+        ),
         (lambda: Slime(hard_margin=None), "slime: hard_margin must be a number, got None"),
         (lambda: Slime(hard_margin=True), "slime: hard_margin must be a number, got True"),
         (lambda: Slime(hard_margin=float("nan")), "slime: hard_margin must be finite, got nan"),

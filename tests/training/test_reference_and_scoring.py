@@ -10,8 +10,8 @@ import torch
 
 from holdfast import PreferenceConfig, PreferenceTrainer
 from holdfast.errors import ConfigError
-from holdfast.models.adapters import attach_adapter, lora_config
 from holdfast.files import cache_folder
+from holdfast.models.adapters import attach_adapter, lora_config
 from holdfast.training.reference import reference_key
 from holdfast.training.scoring import score_pairs, take
 from tests.training.conftest import rows

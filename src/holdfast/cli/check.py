@@ -163,7 +163,9 @@ def _print_rows(report: words.Report, console: Console) -> None:
         table.add_row(Text(one.rows, "red"), Text(one.reason, "bold"), Text(one.meaning, "dim"))
     _print_table(table, console)
     listed = report["problems"][: LISTED if console.is_terminal else None]
-    _heading("The first of them" if len(listed) < sum(report["refused"].values()) else "Each of them", console)
+    _heading(
+        "The first of them" if len(listed) < sum(report["refused"].values()) else "Each of them", console
+    )
     for problem in listed:
         _print_lines(Text.assemble((problem["where"], "cyan"), "  ", (problem["reason"], "bold")), console)
         _print_lines(Text(words.middle_out(problem["detail"], DETAIL)), console, " " * 6)

@@ -227,6 +227,7 @@ def _train(trainer: LeanTrainer, stage: str) -> dict[str, Any]:
         "training_loss": output.training_loss,
         "seconds": output.metrics["train_runtime"],
         "rows": {name: prepared.report for name, prepared in trainer.prepared.items()},
+        "padding_free": trainer.padding_free,
         "shared_prefix": getattr(trainer, "shared_prefix", None),
         "last": next((log for log in reversed(trainer.state.log_history) if "loss" in log), None),
     }

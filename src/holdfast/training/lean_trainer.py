@@ -68,6 +68,7 @@ class LeanTrainer(Trainer):
     args: LeanConfig
     objective: Any
     data_collator: Any
+    padding_free: bool  # set once the model has shown what it takes
     config_class: ClassVar[type[LeanConfig]]
     default_output_dir: ClassVar[str]
 

@@ -38,7 +38,9 @@ class MetricSums:
             return {}
         names = list(self._sums)
         sums = torch.stack([self._sums[name] for name in names])
-        counts = torch.stack([torch.as_tensor(self._counts[name], device=sums.device).to(sums) for name in names])
+        counts = torch.stack(
+            [torch.as_tensor(self._counts[name], device=sums.device).to(sums) for name in names]
+        )
         table = accelerator.reduce(torch.stack([sums, counts], dim=1), reduction="sum")
         self._sums, self._counts = {}, {}
         return dict(zip(names, map(tuple, table.tolist()), strict=True))
