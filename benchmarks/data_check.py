@@ -101,7 +101,10 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     from holdfast.data.lengths import LengthRule
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(case["tokenizer"]) if case["tokens"] else None
-    options: dict[str, Any] = {"tokenizer": tokenizer, "rule": LengthRule(1024) if case["tokens"] else None}
+    options: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "rule": LengthRule(1024, 512) if case["tokens"] else None,
+    }
     check_source([{"prompt": "a", "chosen": "b", "rejected": "c"}], **options)
 
     memory = harness.PeakMemory("cpu")

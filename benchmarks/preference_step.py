@@ -192,9 +192,9 @@ def ours(
     """`PreferenceTrainer` as a user has it: raw rows in, its own preparation, collator and step."""
     from holdfast import PreferenceConfig, PreferenceTrainer
     from stepping import trainer_settings
-    from workload import build_model
+    from workload import build_model, limits
 
-    settings = trainer_settings(case) | {"objective": OBJECTIVE, "max_length": case["max_length"]} | options
+    settings = trainer_settings(case) | {"objective": OBJECTIVE, **limits(case)} | options
     args = PreferenceConfig(**settings)
     return PreferenceTrainer(build_model(case), args, train_dataset=rows, processing_class=tokenizer)
 
@@ -206,9 +206,10 @@ def tokenize(rows: list[Any], tokenizer: Any, model: Any, case: dict[str, Any]) 
     """The rows' token ids, as `PreferenceTrainer` prepares them."""
     from holdfast import PreferenceConfig, PreferenceTrainer
     from stepping import trainer_settings
+    from workload import limits
 
     settings = trainer_settings(case) | {"bf16": False, "use_cpu": True}
-    args = PreferenceConfig(**settings, objective=OBJECTIVE, max_length=case["max_length"])
+    args = PreferenceConfig(**settings, objective=OBJECTIVE, **limits(case))
     prepared = PreferenceTrainer(model, args, train_dataset=rows, processing_class=tokenizer).train_dataset
     return [{key: row[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in prepared]
 

@@ -127,7 +127,7 @@ def ours(
     """`SFTTrainer` as a user has it: raw rows in, its own preparation, collator and step."""
     from holdfast import SFTConfig, SFTTrainer
     from stepping import trainer_settings
-    from workload import build_model
+    from workload import build_model, limits
 
     name, settings = objective_spec(objective, case["model"]["vocab"])
     # Always stated, where the field is there: its default may be either.
@@ -135,7 +135,7 @@ def ours(
     args = SFTConfig(
         **trainer_settings(case),
         objective={"name": name, **settings},
-        max_length=case["max_length"],
+        **limits(case),
         **packed,
     )
     return SFTTrainer(build_model(case), args, train_dataset=demonstrations(rows), processing_class=tokenizer)
@@ -157,9 +157,10 @@ def tokenize(rows: list[Any], tokenizer: Any, model: Any, case: dict[str, Any]) 
     """Token ids and completion masks, as `SFTTrainer` prepares them."""
     from holdfast import SFTConfig, SFTTrainer
     from stepping import trainer_settings
+    from workload import limits
 
     settings = trainer_settings(case) | {"bf16": False, "use_cpu": True}
-    args = SFTConfig(**settings, max_length=case["max_length"])
+    args = SFTConfig(**settings, **limits(case))
     prepared = SFTTrainer(
         model, args, train_dataset=demonstrations(rows), processing_class=tokenizer
     ).train_dataset

@@ -183,6 +183,11 @@ def train_tokenizer(rows: list[dict[str, Any]], vocab: int, folder: Path) -> Any
     return tokenizer
 
 
+def limits(case: dict[str, Any]) -> dict[str, int]:
+    """The case's limits as holdfast's settings; long prompts are cut to half."""
+    return {"max_length": case["max_length"], "max_prompt_length": case["max_length"] // 2}
+
+
 def select(rows: list[dict[str, Any]], tokenizer: Any, shape: DataShape, count: int) -> list[dict[str, Any]]:
     """The first `count` rows that have the shape, over again where there are too few.
 

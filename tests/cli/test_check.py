@@ -22,7 +22,7 @@ from holdfast.data.faults import REASONS
 from holdfast.errors import DataError
 from holdfast.reports import data_check_words as words
 from tests.conftest import REPOSITORY
-from tests.reports.test_data_check import check
+from tests.reports.test_data_check import RULE, check
 
 START = REPOSITORY / "src" / "holdfast" / "demo" / "start"  # a tokenizer with a chat template
 GOOD = {"prompt": "add 2 and 2", "chosen": "it is 4", "rejected": "it is 5"}
@@ -143,6 +143,7 @@ def test_hostile_rows_are_shown_harmlessly(colour: bool) -> None:
             "sides": {attack: check()["truncation"]["sides"]["prompt"]},
             "dropped": 0,
             "equal_after_cut": 0,
+            **RULE,
         },
         template=[{"name": attack, "passed": True, "detail": attack}],
         examples=[{"where": attack, "sides": {attack: [(attack, True), (attack, False)]}}],
@@ -220,8 +221,12 @@ def test_the_page_is_written(tmp_path: Path) -> None:
 
 def test_with_a_model_tokens_are_counted_and_shown(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [GOOD, GOOD | {"prompt": "add " * 40}])
-    result = run(rows, "--model", START, "--max-length", "40")
+    refused = run(rows, "--model", START, "--max-length", "40")
+    assert refused.exit_code == 2
+    assert "the prompt alone has" in refused.stdout
+    result = run(rows, "--model", START, "--max-length", "40", "--max-prompt-length", "20")
     assert result.exit_code == 0
+    assert "Limits: max_length 40, max_prompt_length 20, longer rows: cut." in result.stdout
     assert "Lengths in tokens" in result.stdout
     assert re.search(r"prompt +1 of 2 rows \(50 %\)", result.stdout)
     assert "✓" in result.stdout.partition("Chat template")[2]

@@ -207,6 +207,11 @@ def test_one_cut_for_both_sides(make_tokenizer: MakeTokenizer) -> None:
     assert sft_report.sides["completion"].tokens_cut == 4
 
 
+def cutting(max_length: int) -> LengthRule:
+    """A rule that cuts prompts of any length."""
+    return LengthRule(max_length, max_prompt_length=max_length - 1)
+
+
 texts = st.text("abc\n", max_size=40)
 
 
@@ -216,9 +221,9 @@ def test_a_cut_pair_is_the_end_of_its_prompt_and_the_beginning_of_its_answers(
 ) -> None:
     record = pair("?" + prompt, "1" + chosen, "2" + rejected)
     whole = encode(record, tokenizer)
-    (cut,), _ = encode_pairs([record], tokenizer, LengthRule(max_length))
+    (cut,), _ = encode_pairs([record], tokenizer, cutting(max_length))
     longest = max(len(whole.chosen_ids), len(whole.rejected_ids))
-    for_prompt, for_completion = LengthRule(max_length).fit(len(whole.prompt_ids), longest)
+    for_prompt, for_completion = cutting(max_length).fit(len(whole.prompt_ids), longest)
     assert cut.prompt_ids == whole.prompt_ids[-for_prompt:]
     assert cut.chosen_ids == whole.chosen_ids[:for_completion]
     assert cut.rejected_ids == whole.rejected_ids[:for_completion]
@@ -231,7 +236,7 @@ def test_a_cut_demonstration_keeps_tokens_and_mask_together(
     turns_of_it = [f"{n}{mark}{text}" for n, text in enumerate(contents) for mark in "?!"]
     record = conversation(*turns_of_it)
     (whole,), _ = encode_sft([record], tokenizer, ANY_LENGTH, train_on="all")
-    (cut,), _ = encode_sft([record], tokenizer, LengthRule(max_length), train_on="all")
+    (cut,), _ = encode_sft([record], tokenizer, cutting(max_length), train_on="all")
     assert len(cut.input_ids) == len(cut.completion_mask) <= max_length
     assert any(cut.completion_mask)
     assert not cut.completion_mask[0]
@@ -242,7 +247,7 @@ def test_a_cut_demonstration_keeps_tokens_and_mask_together(
 
 def test_pairs_alike_after_the_cut_are_left_out_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     records = [pair("Hi", "same beginning, one end", "same beginning, other end"), pair()]
-    encoded, report = encode_pairs(records, tokenizer, LengthRule(20))
+    encoded, report = encode_pairs(records, tokenizer, cutting(20))
     assert [row.id for row in encoded] == [records[1].id]
     assert report.equal_after_cut == 1
 
@@ -319,5 +324,5 @@ def test_real_rows_through_the_whole_path(shared_data: Path, make_tokenizer: Mak
             rendered = tokenizer.apply_chat_template([*record.prompt, *side], tokenize=False)
             assert tokenizer.decode(row.prompt_ids + ids) + "\n" == rendered
             assert tokenizer.decode(ids) == side[0]["content"] + "<|im_end|>"
-    sft, _ = encode_sft([r.chosen_as_sft() for r in records], tokenizer, LengthRule(512), train_on="all")
+    sft, _ = encode_sft([r.chosen_as_sft() for r in records], tokenizer, cutting(512), train_on="all")
     assert len(sft) == 300

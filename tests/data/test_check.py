@@ -180,6 +180,9 @@ def test_figures_in_tokens_by_hand(tokenizer: PreTrainedTokenizerFast) -> None:
         },
         "dropped": 0,
         "equal_after_cut": 0,
+        "max_length": 24,
+        "max_prompt_length": None,
+        "on_overflow": "cut",
     }
     assert "1 of 2 prompt texts are cut (50.0 %, 7 tokens)." in report.warnings
 
@@ -269,7 +272,7 @@ def failed_checks(report: CheckReport) -> list[str]:
 
 def test_a_sound_template_passes_every_check(tokenizer: PreTrainedTokenizerFast) -> None:
     report = check_source([row(), row("b")], tokenizer=tokenizer)
-    assert len(report.template) == 4
+    assert len(report.template) == 6
     assert failed_checks(report) == []
     assert report.template[0].detail == "holds on 2 rows"
     assert report.template[1].detail == "the tokenizer begins texts with none"
@@ -283,8 +286,10 @@ BOS = {"bos": "<s>", "adds_bos": True}
     ("template", "name"),
     [
         ({"ask": "{% if add_generation_prompt %}<think>{% endif %}"}, "how prompt and completion begin"),
-        (BOS, "exactly one BOS"),
-        (BOS | {"before": "{{ bos_token }}{{ bos_token }}"}, "exactly one BOS"),
+        (BOS, "one BOS, at the head"),
+        (BOS | {"before": "{{ bos_token }}{{ bos_token }}"}, "one BOS, at the head"),
+        ({"content": "m['content'] | replace('a', '')"}, "the prompt's text is all there"),
+        ({"content": "m['content'] | replace('m</', '</')"}, "the answer's text is all there"),
         ({"turn": OPEN, "ask": "{% if add_generation_prompt %}assistant: {% endif %}"}, "ends the turn"),
         ({"content": "m['content'].split('</think>')[-1]"}, "at least one token is trained"),
     ],
@@ -292,7 +297,7 @@ BOS = {"bos": "<s>", "adds_bos": True}
 def test_a_template_that_fails_is_shown_with_its_first_row(
     make_tokenizer: MakeTokenizer, template: dict[str, Any], name: str
 ) -> None:
-    rows = [row("a", "hm</think>"), row("b", "ha</think>")]
+    rows = [row("1 a", "hm</think>"), row("2 a", "am</think>")]
     report = check_source(rows, tokenizer=make_tokenizer(**template))
     (failed,) = failed_checks(report)
     assert name in failed
@@ -337,10 +342,10 @@ def test_scores_that_disagree() -> None:
 
 def test_unwanted_answers_read_as_demonstrations() -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    rows = [{"messages": turns, "label": label} for label in (True, False, False)]
-    assert "2 rows are labelled as unwanted answers (`label: false`, the first at dataset row 2)" in warned(
-        rows, "sft"
-    )
+    labels = [("label", True), ("label", False), ("kto_tag", False), ("kto_tag", "True"), ("label", "False")]
+    rows = [{"messages": turns, key: label} for key, label in labels]
+    words = "3 rows are labelled as unwanted answers (`label: false` or `kto_tag: false`, the first at dataset row 2)"
+    assert words in warned(rows, "sft")
 
 
 def test_text_that_spells_a_control_token(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -348,6 +353,35 @@ def test_text_that_spells_a_control_token(tokenizer: PreTrainedTokenizerFast) ->
     assert "2 rows spell a control token" in warned(rows, tokenizer=tokenizer)
     assert "(the first at dataset row 2: <|im_end|>)" in warned(rows, tokenizer=tokenizer)
     assert "control token" not in warned(rows)  # without a tokenizer there is none to spell
+
+
+def test_earlier_answers_that_the_template_changes(make_tokenizer: MakeTokenizer) -> None:
+    content = "(m['content'] if loop.last else m['content'].split('</think>')[-1])"
+    turns = ["a", "hm</think>one", "b"]
+    roles = ["user", "assistant", "user"]
+    prompt = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]
+    rows = [row([{"role": "user", "content": "a"}]), row(prompt), row(prompt, "three")]  # type: ignore[arg-type]
+    sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    rows = [{"prompt": each["prompt"], **sides} for each in rows]
+    told = "2 rows: the chat template drops or changes text of earlier assistant turns (the first at dataset row 2)."
+    tokenizer = make_tokenizer(content=content)
+    assert told in warned(rows, tokenizer=tokenizer)
+    demonstrations = [{"messages": [*each["prompt"], *sides["chosen"]]} for each in rows]
+    assert told in warned(demonstrations, "sft", tokenizer=tokenizer)
+    assert "earlier assistant" not in warned(rows, tokenizer=make_tokenizer())
+
+
+def test_a_template_that_ignores_the_generation_prompt(make_tokenizer: MakeTokenizer) -> None:
+    rows = [row(f"question {n}") for n in range(600)]
+    told = (
+        "The chat template ignores add_generation_prompt: the header of the assistant's turn "
+        "('<|im_start|>assistant') is trained with the answer."
+    )
+    for num_proc in (1, 2):
+        assert warned(rows, tokenizer=make_tokenizer(ask=""), num_proc=num_proc).count(told) == 1
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert told in warned([{"messages": turns}], "sft", tokenizer=make_tokenizer(ask=""))
+    assert "add_generation_prompt" not in warned(rows, tokenizer=make_tokenizer())
 
 
 def test_drawn_pairs_state_their_rule() -> None:

@@ -94,9 +94,11 @@ def test_places_are_counted_from_one(tmp_path: Path) -> None:
     array.write_bytes(as_json(ROWS))
     table.write_bytes(as_csv(ROWS))
     assert [where for where, _ in read_rows(lines)] == [f"{lines}:1", f"{lines}:3", f"{lines}:4"]
-    assert [where for where, _ in read_rows(array)] == [f"{array} row {n}" for n in (1, 2, 3)]
+    assert [where for where, _ in read_rows(array)] == [f"{array}:{n}" for n in (2, 7, 12)]
     # the header is line 1, and the second row spans lines 3 and 4
-    assert [where for where, _ in read_rows(table)] == [f"{table}:2", f"{table}:4", f"{table}:5"]
+    assert [where for where, _ in read_rows(table)] == [f"{table}:2", f"{table}:3", f"{table}:5"]
+    table.write_text("text\n\na\n\n\nb\n")
+    assert [where for where, _ in read_rows(table)] == [f"{table}:3", f"{table}:6"]
     assert [where for where, _ in read_rows(ROWS)] == [f"dataset row {n}" for n in (1, 2, 3)]
 
 
@@ -234,7 +236,7 @@ def test_files_that_are_no_utf8_text_say_what_they_are(
     [
         ('{"text": "a"}', ["rows.json:1"]),
         ('\n{"text": "a"}\n\n{"text": "b"}\n', ["rows.json:2", "rows.json:4"]),
-        ('{\n "text": [\n  "a"\n ]\n}\n', ["rows.json row 1"]),
+        ('{\n "text": [\n  "a"\n ]\n}\n', ["rows.json:1"]),
         # the first line is cut off, or is none; a later one is a row
         ('{"text": "a\n{"text": "b"}', ["rows.json:1", "rows.json:2"]),
         ('{"text":\n{"text": "b"}\n', ["rows.json:1", "rows.json:2"]),
@@ -317,6 +319,44 @@ def test_damage_anywhere_is_a_row_fault_or_names_the_file(
     except DataError as error:
         places = [str(error).split(": ")[0]]
     assert {file_of(place) or place for place in places} <= {str(path)}
+
+
+TURNS = [{"role": "user", "content": "2 + 2?"}]
+ANSWER = {"from": "gpt", "value": "4"}
+
+
+@pytest.mark.parametrize(
+    ("row", "decoded"),
+    [
+        ({"messages": TURNS, "id": "7"}, {"messages"}),
+        (
+            {"conversations": [], "chosen": ANSWER, "rejected": ANSWER},
+            {"conversations", "chosen", "rejected"},
+        ),
+        ({"prompt": TURNS, "chosen": [ANSWER], "rejected": [ANSWER]}, {"prompt", "chosen", "rejected"}),
+        ({"instruction": "a", "completions": [{"response": "b", "overall_score": 1}]}, {"completions"}),
+        ({"instruction": "a", "output": "[1, 2]", "history": [["b", "c"]]}, {"history"}),
+        # answers that are JSON stay text
+        ({"prompt": "a", "chosen": {"a": 1}, "rejected": [{"a": 1}]}, set()),
+        ({"prompt": "a", "chosen": ANSWER, "rejected": []}, set()),
+        ({"prompt": [1, 2], "chosen": ["b"], "rejected": [*TURNS, 3]}, set()),
+    ],
+)
+def test_csv_cells_of_messages_are_decoded(tmp_path: Path, row: dict[str, Any], decoded: set[str]) -> None:
+    cells = {key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()}
+    path = tmp_path / "rows.csv"
+    path.write_bytes(as_csv([cells]))
+    [(_, found)] = read_rows(path)
+    assert found == cells | {key: row[key] for key in decoded}
+
+
+@pytest.mark.parametrize(
+    "cell", ['[{"role": "user"', "[{'role': 'user', 'content': 'a'}]", "[", '{"a": 1, "a": 2}']
+)
+def test_csv_cells_that_are_no_json_stay_text(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(as_csv([{"messages": cell}]))
+    assert [row for _, row in read_rows(path)] == [{"messages": cell}]
 
 
 def test_csv_rows_of_the_wrong_width(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -119,6 +120,43 @@ PREFERENCE_ROWS: list[tuple[str, dict[str, Any], list[dict[str, str]], str, str]
                 {"model": "b", "response": "4", "overall_score": 8.0, "fine-grained_score": 4.5},
             ],
         },
+        [user("2 + 2?")],
+        "4",
+        "5",
+    ),
+    (  # LLaMA-Factory's ranking files in OpenAI's words
+        "preference_openai",
+        {
+            "messages": [SYSTEM, user("2 + 2?")],
+            "chosen": assistant("4"),
+            "rejected": assistant("5"),
+        },
+        [SYSTEM, user("2 + 2?")],
+        "4",
+        "5",
+    ),
+    (  # LLaMA-Factory's older ranking files
+        "alpaca_ranking",
+        {"instruction": "Add.", "input": "2 + 2", "output": ["4", "5"]},
+        [user("Add.\n2 + 2")],
+        "4",
+        "5",
+    ),
+    (  # Dahoas/rm-static
+        "hh_prompt",
+        {
+            "prompt": "\n\nHuman: 2 + 2?\n\nAssistant: 3\n\nHuman: Sure?\n\nAssistant:",
+            "response": " 4",
+            "chosen": " 4",
+            "rejected": " 5",
+        },
+        [user("2 + 2?"), assistant("3"), user("Sure?")],
+        "4",
+        "5",
+    ),
+    (
+        "hh_prompt",
+        {"prompt": "\n\nHuman: 2 + 2?", "chosen": "\n\nAssistant: 4", "rejected": "\n\nAssistant: 5"},
         [user("2 + 2?")],
         "4",
         "5",
@@ -246,6 +284,9 @@ def test_annotations_are_kept() -> None:
     assert record.tools == [{"name": "add"}]
     assert record.chat_template_kwargs == {"enable_thinking": False}
 
+
+# what `to_csv` of a table of lists writes: Python's spelling, the comma between two objects left out
+SHOWN = "[{'content': 'a', 'role': 'user'}\n {'content': 'b', 'role': 'assistant'}]"
 
 # layout, row, reason, words of the message
 FAULTS: list[tuple[str, Any, str, str]] = [
@@ -387,6 +428,99 @@ FAULTS: list[tuple[str, Any, str, str]] = [
         "'rejected'",
     ),
     (
+        "hh_rlhf",
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c\n\nHuman: d"},
+        "turn_order",
+        "'rejected' ends with a `Human:` turn .'d'., which nothing answers; take that turn off",
+    ),
+    (
+        "hh_rlhf",
+        {
+            "chosen": "\n\nHuman: a\n\nAssistant: b\n\nAssistant: c",
+            "rejected": "\n\nHuman: a\n\nAssistant: d",
+        },
+        "turn_order",
+        "'chosen' ends with two `Assistant:` turns, the last 'c'; where the marker belongs to the answer's text",
+    ),
+    (
+        "hh_rlhf",
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: A\n\nAssistant: c"},
+        "turn_order",
+        "turn 1 differs: 'chosen' has `Human:` 'a' and 'rejected' has `Human:` 'A'; both transcripts must be the same",
+    ),
+    (
+        "hh_rlhf",
+        {
+            "chosen": "\n\nHuman: a\n\nAssistant: b",
+            "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
+        },
+        "turn_order",
+        "'chosen' has 2 turns and 'rejected' 4; both transcripts",
+    ),
+    (
+        "hh_rlhf",
+        {"chosen": "\n\nHuman: \n\nAssistant: b", "rejected": "\n\nHuman: \n\nAssistant: c"},
+        "empty_prompt",
+        "no text to answer",
+    ),
+    (
+        "hh_prompt",
+        {"prompt": "\n\nHuman: a\n\nAssistant: b", "chosen": "c", "rejected": "d"},
+        "turn_order",
+        "'prompt' ends with an `Assistant:` turn that has text",
+    ),
+    (
+        "hh_prompt",
+        {"prompt": "\n\nHuman: a\n\nAssistant:", "chosen": "c", "rejected": "d\n\nHuman: e"},
+        "turn_order",
+        "'rejected' holds a further `Human:` turn behind its answer",
+    ),
+    (
+        "hh_prompt",
+        {"prompt": "a", "chosen": "c", "rejected": "d"},
+        "wrong_type",
+        "'prompt' must begin with a blank line and `Human:`",
+    ),
+    (
+        "alpaca_ranking",
+        {"instruction": "a", "output": ["b", "c", "d"]},
+        "wrong_type",
+        "'output' must be a list of two answers, the better first, not of 3",
+    ),
+    ("alpaca_ranking", {"instruction": "a", "output": "b"}, "wrong_type", "two answers.* but a string"),
+    (
+        "preference_text",
+        {"prompt": SHOWN, "chosen": "b", "rejected": "c"},
+        "wrong_type",
+        "'prompt' is a message list written as text; save the rows as jsonl or parquet",
+    ),
+    (
+        "preference_text",
+        {"prompt": "a", "chosen": "b", "rejected": "[{'from': 'gpt', 'value': \"it's\"}]"},
+        "wrong_type",
+        "'rejected' is a message list written as text",
+    ),
+    ("messages", {"messages": SHOWN}, "wrong_type", "'messages' is a message list written as text"),
+    (
+        "sharegpt",
+        {"conversations": '[{"from": "human"'},
+        "wrong_type",
+        "'conversations' is a message list wr",
+    ),
+    (
+        "ultrafeedback",
+        {"instruction": "a", "completions": SHOWN},
+        "wrong_type",
+        "'completions' is a message list written as text",
+    ),
+    (
+        "alpaca",
+        {"instruction": "a", "output": "b", "history": "[['c', 'd']]"},
+        "wrong_type",
+        "'history' is a message list written as text",
+    ),
+    ("messages", {"messages": "hello"}, "wrong_type", "'messages' must be a list of messages, not a string"),
+    (
         "preference_alpaca",
         {"instruction": "a", "history": ["b"], "chosen": "c", "rejected": "d"},
         "wrong_type",
@@ -412,21 +546,15 @@ FAULTS: list[tuple[str, Any, str, str]] = [
     ),
     (
         "ultrafeedback",
-        {"instruction": "a", "completions": [{"response": "b", "overall_score": 1}]},
+        {"instruction": "a", "completions": [{"response": "b"}]},
         "missing_key",
-        "1 of 1 completions have an 'overall_score'; a pair needs two",
+        "0 of 1 completions have a text and an 'overall_score'; a demonstration needs one",
     ),
     (
         "ultrafeedback",
-        {"instruction": "a", "completions": [{"response": t, "overall_score": 7} for t in "bc"]},
-        "equal_pair",
-        "all 2 completions with a score have the same, 7",
-    ),
-    (
-        "ultrafeedback",
-        {"instruction": "a", "completions": [{"response": None, "overall_score": 7}]},
+        {"instruction": "a", "completions": [{"response": 5, "overall_score": 7}]},
         "wrong_type",
-        r"'completions'\[0\].response must be a string, not null",
+        r"'completions'\[0\].response must be a string, not a number",
     ),
     ("messages", {"messages": [user("a")]}, "turn_order", "user turn"),
     ("messages", {"messages": []}, "empty_completion", "no message"),
@@ -543,10 +671,44 @@ def test_unknown_layout_lists_what_was_found_and_what_is_known() -> None:
 
 
 def test_demonstrations_are_no_preferences() -> None:
-    with pytest.raises(DataError, match="'messages' rows, which hold one completion"):
-        detect_format([{"messages": [user("a"), assistant("b")]}])
-    with pytest.raises(ConfigError, match="hold one completion"):
+    way_out = r".`--kind sft`; in a run, leave `align` out."
+    with pytest.raises(DataError) as error:
+        detect_format([{"messages": [user("a"), assistant("b")]}], source="rows.jsonl")
+    headline, found, *_ = str(error.value).splitlines()
+    assert headline == "rows.jsonl: no known layout of preference rows"
+    assert re.match(f"  these are 'messages' rows: supervised, one completion each {way_out}", found)
+    assert "nearest" not in str(error.value)
+    with pytest.raises(ConfigError, match=f"hold one completion; a preference needs two {way_out}"):
         get_format("messages", "preference")
+
+
+def test_demonstrations_with_the_keys_of_a_preference_layout_are_none() -> None:
+    """`alpaca` and `alpaca_ranking` have the same keys."""
+    with pytest.raises(DataError, match="these are 'alpaca' rows: supervised"):
+        detect_format([{"instruction": "a", "input": "", "output": "b"}])
+
+
+def test_answers_may_look_like_lists() -> None:
+    """Code and data are answers too; only messages in Python's spelling are refused."""
+    for answer in (
+        '[{"role": "user"}]',
+        "[{'a': 1}]",
+        "[1, 2]",
+        "{'role': 'user', 'content': 'a'}",
+        "[{'role': 1",
+    ):
+        row = {"prompt": "a", "chosen": answer, "rejected": "c"}
+        assert get_format("preference_text").to_preference(row, "here").chosen == [assistant(answer)]
+
+
+def test_the_pair_layouts_of_ranking_rows_in_a_mixed_file() -> None:
+    static = {"prompt": "\n\nHuman: a\n\nAssistant:", "chosen": "b", "rejected": "c"}
+    plain = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    form = detect_format([static, plain, static])
+    assert form.name == "hh_prompt"
+    with pytest.raises(RowFault, match="looks like 'preference_text', but the file is read as 'hh_prompt'"):
+        form.to_preference(plain, "rows.jsonl:2")
+    assert detect_format([static, plain, plain]).name == "preference_text"
 
 
 def test_no_objects_at_all() -> None:

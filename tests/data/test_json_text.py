@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from holdfast.data.faults import DEEPEST, Unreadable
 from holdfast.data.file_readers import read_json
 from holdfast.data.json_text import JsonWindow, Parser, parse_line, words_of
+from holdfast.data.sources import file_of
 from holdfast.errors import DataError
 
 
@@ -140,7 +141,16 @@ def test_an_array_is_read_as_json_reads_it(
     path.write_bytes(b"\xef\xbb\xbf" * marked + (blank + text + blank).encode())
     found = list(read_json(path, piece))
     assert [row for _, row in found] == json.loads(text)
-    assert [where for where, _ in found] == [f"{path} row {n}" for n in range(1, len(rows) + 1)]
+    places = [where for where, _ in found]
+    assert len(set(places)) == len(rows)
+    assert {file_of(place) for place in places} <= {str(path)}
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_a_row_of_an_array_stands_on_the_line_it_begins_on(path: Path, piece: int) -> None:
+    path.write_text('\n[{"a": 1}, {"a": 2},\n {"a":\n 3},\n\n{"a": 4}, {"a":\n 5}, {"a": 6}\n]')
+    places = [where.removeprefix(str(path)) for where, _ in read_json(path, piece)]
+    assert places == [":2", ":2 row 2", ":3", ":6", ":6 row 5", ":7"]
 
 
 def test_nan_is_read_as_json_reads_it(path: Path) -> None:
@@ -221,7 +231,7 @@ def test_a_row_of_an_array_with_a_key_twice_costs_itself_alone(path: Path) -> No
     path.write_text('[{"a": 1}, {"a": {"b": 1, "b": 2}}, {"a": 3}]')
     for piece in (1, 20, 1000):
         first, (where, bad), last = read_json(path, piece)
-        assert (first[1], last[1], where) == ({"a": 1}, {"a": 3}, f"{path} row 2")
+        assert (first[1], last[1], where) == ({"a": 1}, {"a": 3}, f"{path}:1 row 2")
         assert isinstance(bad, Unreadable)
         assert (bad.reason, bad.text) == ("wrong_type", '{"a": {"b": 1, "b": 2}}')
 

@@ -122,3 +122,15 @@ def test_report_counts_merges_and_prints() -> None:
         "dropped for their length: 2 rows",
         "left out, both sides the same after the cut: 1 pairs",
     ]
+
+
+@pytest.mark.parametrize("prompt", [10, 11, 5000])
+def test_a_prompt_that_fills_max_length_alone_is_a_fault(prompt: int) -> None:
+    with pytest.raises(
+        RowFault, match=f"the prompt alone has {prompt} tokens, and max_length is 10"
+    ) as error:
+        LengthRule(10).room(prompt, 1)
+    assert error.value.reason == "too_long"
+    assert LengthRule(10, max_prompt_length=4).room(prompt, 1) == (4, 1)
+    assert LengthRule(10, on_overflow="drop").room(prompt, 1) is None
+    assert LengthRule(10).room(9, 3) == (7, 3)

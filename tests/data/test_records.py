@@ -15,6 +15,16 @@ FIVE = {"role": "assistant", "content": "5"}
 BLANK = {"role": "assistant", "content": " \n\t"}
 SYSTEM = {"role": "system", "content": "Be brief."}
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+TOOL = {"role": "tool", "content": "4"}
+HIDDEN = "\u200b\u200b\ufeff"  # zero-width
+
+
+def said(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def asked(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +39,20 @@ CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name":
         ([], [FOUR], [FIVE], "empty_prompt", "no text to answer"),
         ([SYSTEM], [FOUR], [FIVE], "empty_prompt", "no text to answer"),
         ([{"role": "user", "content": "  "}], [FOUR], [FIVE], "empty_prompt", "no text to answer"),
+        ([USER], [said(HIDDEN)], [FIVE], "empty_completion", "'chosen'"),
+        ([USER], [FOUR], [said("4\u200b")], "equal_pair", "same text"),
+        ([USER], [said("\ufeff 4\u2028\x00")], [FOUR], "equal_pair", "same text"),
+        ([{"role": "user", "content": HIDDEN}], [FOUR], [FIVE], "empty_prompt", "no text to answer"),
+        (
+            [USER, FOUR, asked("")],
+            [FOUR],
+            [FIVE],
+            "empty_prompt",
+            "last turn before the completion .user. is empty",
+        ),
+        ([USER, FOUR, asked(HIDDEN)], [FOUR], [FIVE], "empty_prompt", "last turn before the completion"),
+        ([USER, FOUR, asked(""), SYSTEM], [FOUR], [FIVE], "empty_prompt", "last turn before the completion"),
+        ([USER, CALL, TOOL | {"content": ""}], [FOUR], [FIVE], "empty_prompt", "completion .tool. is empty"),
         ([USER, FOUR], [FOUR], [FIVE], "turn_order", "prompt ends with an assistant turn"),
         ([USER], [USER], [FIVE], "turn_order", "'chosen' begins with a user turn"),
         ([USER], [FOUR], [FIVE, USER, FOUR], "turn_order", "'rejected' adds 3 messages"),
@@ -57,12 +81,26 @@ def test_demonstrations_refused(messages: Any, start: int, reason: str) -> None:
 
 def test_blank_text_is_refused() -> None:
     with pytest.raises(RowFault) as fault:
-        text_record("rows.jsonl:3", " \n")
+        text_record("rows.jsonl:3", " \n\u200b")
     assert fault.value.reason == "empty_completion"
 
 
 def test_a_call_of_a_tool_is_an_answer() -> None:
     assert preference_record("here", [USER], [CALL], [FOUR]).chosen == [CALL]
+
+
+def test_a_tool_result_may_be_the_last_turn() -> None:
+    assert preference_record("here", [USER, CALL, TOOL], [FOUR], [FIVE]).prompt[-1] == TOOL
+
+
+def test_what_trains_keeps_its_invisible_characters() -> None:
+    record = preference_record("here", [asked("a\u200b")], [said("4\u200b")], [said("\u200f5 ")])
+    assert (record.prompt, record.chosen, record.rejected) == (
+        [asked("a\u200b")],
+        [said("4\u200b")],
+        [said("\u200f5 ")],
+    )
+    assert preference_record("here", [USER], [said("a b")], [said("a\u200bb")]).chosen == [said("a b")]
 
 
 def test_ids_name_content_not_place() -> None:

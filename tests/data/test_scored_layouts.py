@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from holdfast.data.faults import RowFault
+from holdfast.data.formats import get_format
 from holdfast.data.scored_layouts import read_ultrafeedback
 from holdfast.data.sources import read_rows
 from holdfast.data.validation import check_rows
@@ -21,7 +23,7 @@ def turns(question: str, answer: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def completion(response: str, score: float | None) -> dict[str, Any]:
+def completion(response: str | None, score: float | str | None) -> dict[str, Any]:
     return {
         "annotations": {"helpfulness": {"Rating": "5", "Rationale": "Right."}},
         "custom_system_prompt": "As an AI, be honest.",
@@ -106,6 +108,32 @@ def test_the_draw_is_even_and_decided_by_row_and_seed_alone() -> None:
     # 300 draws of three: 100 each on average, with a standard deviation of sqrt(300 · 2/9) = 8.2
     assert all(60 < first.count(text) < 140 for text in "123")
     assert first != [drawn(row, seed=1)[1] for row in rows]
+
+
+@pytest.mark.parametrize("nothing", ["", None, "N/A", " \u200b\n"])
+def test_completions_without_a_text_take_no_part(nothing: str | None) -> None:
+    row = scored(7, 9, 3)
+    row["completions"][1]["response"] = nothing
+    row["completions"].insert(0, None)
+    assert drawn(row) == ("0", "2")
+    row["completions"][-1]["overall_score"] = "N/A"
+    with pytest.raises(
+        RowFault, match="1 of 4 completions have a text and an 'overall_score'; a pair needs two"
+    ):
+        drawn(row)
+
+
+def test_a_tie_is_no_pair_but_has_a_best_answer() -> None:
+    tie = scored(9, 9) | {"system": "Be brief."}
+    with pytest.raises(RowFault, match="all 2 completions with a score have the same, 9"):
+        drawn(tie)
+    form = get_format("ultrafeedback", "sft")
+    assert [turn["content"] for turn in form.to_sft(tie, "here").messages] == ["Be brief.", "a", "0"]
+    assert form.to_sft(scored(None, 4), "here").messages[-1]["content"] == "1"
+    assert "as demonstrations the first of the best" in form.rule
+    # where there is a pair, its chosen side
+    pair = form.to_preference(scored(7, 9), "here")
+    assert form.to_sft(scored(7, 9), "here") == pair.chosen_as_sft()
 
 
 def test_rule_and_seed_are_stated() -> None:

@@ -124,6 +124,7 @@ def test_settings_that_do_not_apply_are_refused(tmp_path: Path) -> None:
         ("a/rows.jsonl:17", "a/rows.jsonl"),
         ("C:/rows.json row 3", "C:/rows.json"),
         ("a:1/rows.csv:2", "a:1/rows.csv"),
+        ("a/rows.json:1 row 5", "a/rows.json"),
         ("somewhere", ""),
     ],
 )

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.data.records import preference_record, sft_record, text_record
+from holdfast.data.records import preference_record, sft_record, text_record, visible
 from holdfast.data.stored import StoredRows, from_json, table_of, to_json, writing
 
-TEXT = st.text(min_size=1).filter(lambda text: text.strip() != "")
+TEXT = st.text(min_size=1).filter(visible)
 SCORE = st.none() | st.floats(allow_nan=False)
 
 

@@ -87,7 +87,7 @@ def test_strict_lists_places_reasons_and_the_way_on(mixed: Path, tmp_path: Path)
     assert message.startswith("12 of 17 rows cannot be used: wrong_type 3, invalid_text 2, ")
     assert all(f"\n  {problem}" in message for problem in error.value.problems)
     assert message.endswith(
-        "set `validation: lenient` to train on the other 5; "
+        "set `data.validation=lenient` to train on the other 5; "
         "the bad ones are then written to quarantine.jsonl."
     )
     message.encode("utf-8")  # whatever the rows hold, the report can be printed

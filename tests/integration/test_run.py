@@ -80,7 +80,7 @@ def test_the_checks_of_holdfast_check_stand_in_the_record(tmp_path: Path) -> Non
     report = json.loads(result.stdout)
     assert own == {name: report[name] for name in own} | {"seconds": own["seconds"]}
     assert report.keys() - own.keys() == {"problems", "examples"}
-    assert any(line.startswith("chat template: 4 checks hold on 60 rows") for line in said)
+    assert any(line.startswith("chat template: 6 checks hold on 60 rows") for line in said)
     assert any("mean length in tokens: prompt" in line for line in said)
 
 
@@ -142,7 +142,7 @@ def test_faults_of_the_second_stage_do_not_wait_for_the_first(tmp_path: Path) ->
 def test_what_is_cut_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     config = small(tmp_path)
-    config["data"]["max_length"] = 24
+    config["data"] |= {"max_length": 24, "max_prompt_length": 12}
     run(parse_config(config), say=said.append)
     assert any(line.startswith("align:") and "prompt cut in" in line for line in said), said
 
@@ -229,6 +229,7 @@ def test_the_recipe_on_real_rows(shared_data: Path, tmp_path: Path) -> None:
         "model.from_scratch.hidden_size=32",
         "model.from_scratch.layers=2",
         "data.max_length=128",
+        "data.max_prompt_length=64",
         "sft.max_steps=2",
         "align.max_steps=2",
         "align.per_device_train_batch_size=4",

@@ -14,6 +14,7 @@ from holdfast.reports import data_check_words as words
 from holdfast.reports.data_check import bars, write_check
 from tests.reports.test_html import text_of
 
+RULE = {"max_length": 1024, "max_prompt_length": None, "on_overflow": "cut"}
 BIAS = {
     "pairs": 90,
     "mean_difference": 41.3,
@@ -57,6 +58,7 @@ def check(**changes: Any) -> dict[str, Any]:
             },
             "dropped": 0,
             "equal_after_cut": 0,
+            **RULE,
         },
         "length_bias": BIAS,
         "duplicate_prompts": 4,
@@ -179,12 +181,18 @@ def test_cuts_of_each_side() -> None:
         ("prompt", "0 of 90 rows (0 %)", "0 of 900 tokens (0 %)"),
         ("chosen", "9 of 90 rows (10 %)", "25 of 1,000 tokens (2.5 %)"),
     ]
-    assert "loses its end token" in words.cut_notes(check())[0]
+    assert "loses its end token" in words.cut_notes(check())[1]
+    unlimited = {"max_length": None, "max_prompt_length": None, "on_overflow": "cut"}
     truncation = {"sides": {}, "dropped": 1, "equal_after_cut": 2}
-    assert words.cut_notes(check(truncation=truncation)) == [
+    assert words.cut_notes(check(truncation=truncation | unlimited)) == [
+        "Limits: none.",
         "Dropped for their length: 1 row.",
         "Left out, as both sides are the same after the cut: 2 pairs.",
     ]
+
+
+def test_limits() -> None:
+    assert words.limits(RULE) == "Limits: max_length 1,024, longer rows: cut."
 
 
 def test_ways_on() -> None:
@@ -252,7 +260,7 @@ def test_page_holds_what_was_found(tmp_path: Path) -> None:
         "preference pairs, checked in 1.5 s, digest ab12",
         "100 rows: 90 good, 10 bad",
         "rows.jsonl preference_text",
-        "empty_completion nothing to learn, or only whitespace 7",
+        "empty_completion nothing to learn: empty, or nothing that can be seen 7",
         "rows.jsonl:17 empty_completion 'chosen' is empty {}",
         "and 9 more",
         "prompt mean 16.25, median 14, max 1,234 tokens",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,11 @@ from holdfast.errors import ConfigError, DataError
 from holdfast.reports import data_check_words as words
 from holdfast.reports.visible import visible
 
+MAX_LENGTH = 1024  # tokens; the default of a run
 LISTED = 6  # bad rows shown in a terminal; what goes to a file or a pipe lists all of them
 DETAIL = 300  # characters shown of what is wrong with a row
 PIECE = 480  # characters shown of a piece of an example
+PIPED = 1000  # columns of what goes to a file or a pipe, so that no place is broken in two
 HEIGHT = 3  # lines of a histogram
 # Steps of a histogram's column within a line, and marks; then the same for terminals without Unicode.
 UNICODE = {"ramp": " ▁▂▃▄▅▆▇█", "passed": "✓", "failed": "✗", "gutter": "│ ", "open": "⟦", "close": "⟧"}
@@ -41,6 +44,10 @@ def show_check(
     max_length: int | None,
     max_prompt_length: int | None,
     on_overflow: Literal["cut", "drop", "error"],
+    chat_template: str | None,
+    append_eos: bool,
+    train_on: Literal["last", "all"],
+    seed: int,
     validation: Literal["strict", "lenient"],
     quarantine: Path | None,
     num_proc: int | None,
@@ -58,15 +65,22 @@ def show_check(
     from holdfast.data.check import check_source
     from holdfast.data.lengths import LengthRule
 
-    rule = LengthRule(max_length, max_prompt_length, on_overflow)
-    if model is None and rule != LengthRule(None):
-        raise ConfigError("limits of length count tokens: name the model whose tokens to count with --model")
+    of_tokens = (max_length, max_prompt_length, chat_template) != (None, None, None) or on_overflow != "cut"
+    if model is None and (of_tokens or append_eos or train_on != "last"):
+        raise ConfigError(
+            "limits of length and the chat template are a matter of tokens: name the model whose tokens to count with "
+            "--model"
+        )
+    # as a run's default: what is cut here is what a run would cut
+    rule = LengthRule(
+        MAX_LENGTH if max_length is None else max_length or None, max_prompt_length, on_overflow
+    )
     tokenizer = vocabulary = None
     if model is not None:  # the libraries that this takes are slow to import
         quiet_libraries()
         from holdfast.models.loading import load_tokenizer, vocabulary_of
 
-        tokenizer, vocabulary = load_tokenizer(model), vocabulary_of(model)
+        tokenizer, vocabulary = load_tokenizer(model, chat_template=chat_template), vocabulary_of(model)
     if sys.stderr.isatty():
         Console(stderr=True).print(Text(f"checking {visible(source)} ...", "dim"))
     try:
@@ -78,7 +92,10 @@ def show_check(
             revision=revision,
             tokenizer=tokenizer,
             rule=rule,
+            train_on=train_on,
+            append_eos=append_eos,
             vocab_size=vocabulary,
+            seed=seed,
             num_proc=num_proc,
             quarantine=quarantine,
         ).as_dict()
@@ -110,7 +127,8 @@ def _console() -> Console:
     """The terminal; what its encoding has no form for is written as escapes."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False)
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=PIPED if piped else None)
 
 
 def render_check(report: Mapping[str, Any], console: Console) -> None:

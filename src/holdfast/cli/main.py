@@ -138,12 +138,23 @@ def check(
     split: Annotated[str | None, typer.Option(help="A split of a hub data set or folder.")] = None,
     revision: Annotated[str | None, typer.Option(help="A revision of a hub data set.")] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens a prompt and one answer may have together.")
+        int | None,
+        typer.Option(help="Tokens of prompt and one answer together; a run's default, 1024; 0: any."),
     ] = None,
     max_prompt_length: Annotated[int | None, typer.Option(help="Tokens a prompt may have.")] = None,
     on_overflow: Annotated[
         Literal["cut", "drop", "error"], typer.Option(help="What happens to longer rows.")
     ] = "cut",
+    chat_template: Annotated[
+        str | None, typer.Option(help="A .jinja file, or a tokenizer whose template to take.")
+    ] = None,
+    append_eos: Annotated[
+        bool, typer.Option("--append-eos", help="Close turns that the template leaves open.")
+    ] = False,
+    train_on: Annotated[
+        Literal["last", "all"], typer.Option(help="Assistant turns to train (supervised rows).")
+    ] = "last",
+    seed: Annotated[int, typer.Option(help="Chooses examples, and pairs among scored completions.")] = 0,
     validation: Annotated[
         Literal["strict", "lenient"], typer.Option(help="strict: one bad row is exit code 2.")
     ] = "strict",
@@ -167,6 +178,10 @@ def check(
         max_length=max_length,
         max_prompt_length=max_prompt_length,
         on_overflow=on_overflow,
+        chat_template=chat_template,
+        append_eos=append_eos,
+        train_on=train_on,
+        seed=seed,
         validation=validation,
         quarantine=quarantine,
         num_proc=num_proc,

@@ -2,6 +2,7 @@
 
 sources.py             a path, hub name or data set -> rows, each with the place it stands
 file_readers.py        one kind of file -> its rows
+json_text.py           JSON read in pieces, and its faults in words
 formats.py             the table of accepted row layouts, and which of them a file has
 preference_layouts.py  preference rows of each layout -> records
 scored_layouts.py      rows of several scored completions -> records, by a stated rule
@@ -13,6 +14,7 @@ validation.py          every row checked; strict refuses, lenient sets aside
 splits.py              disjoint by prompt, decided by a seeded hash
 rendering.py           a tokenizer and its chat template, and what is checked of both
 lengths.py             max_length: one rule for both sides of a pair, and its report
+template_content.py    whether a template keeps what the messages say
 encoders.py            one record -> tokens and completion mask
 chat.py                many records -> the same, in memory
 processes.py           chunks of a stream, worked on by several processes

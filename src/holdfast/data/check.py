@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from holdfast.data.check_report import CheckReport, TemplateCheck
 from holdfast.data.check_warnings import warnings_of
+from holdfast.data.encoders import TrainOn
 from holdfast.data.examine import Checker, Row, checker, examine
 from holdfast.data.faults import Problem, TemplateProperty
 from holdfast.data.findings import Findings, histograms, repeats
@@ -29,7 +30,9 @@ CHUNK = 256  # rows checked in one go
 
 TEMPLATE_CHECKS: dict[TemplateProperty, str] = {
     "prompt_is_prefix": "the prompt's tokens are how prompt and completion begin",
-    "one_bos": "exactly one BOS",
+    "one_bos": "one BOS, at the head; others only where a text spells them or right behind an end token",
+    "prompt_is_rendered": "the prompt's text is all there",
+    "completion_is_rendered": "the answer's text is all there",
     "end_is_trained": "the token that ends the turn is trained",
     "completion_has_tokens": "at least one token is trained",
 }
@@ -44,8 +47,10 @@ def check_source(
     revision: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     rule: LengthRule | None = None,
+    train_on: TrainOn = "last",
     append_eos: bool = False,
     vocab_size: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     num_proc: int | None = None,
     quarantine: str | Path | None = None,
     seed: int = 0,
@@ -58,7 +63,7 @@ def check_source(
         kind, format: what the rows are to serve as, and the name of their layout; see `check_rows`.
         tokenizer: also render and tokenize every row, with the checks of training; lengths are then in tokens,
             without it in characters.
-        rule, append_eos, vocab_size: how long rows may be (by default, any length), and see `ChatRenderer`.
+        rule, train_on, append_eos, vocab_size, chat_template_kwargs: see `checker`.
         num_proc: processes to share the work, by default one a core; the report does not depend on it.
         quarantine: file that every bad row is written to (replaced if it exists).
         seed: chooses the examples, and the pairs of layouts that draw them.
@@ -73,8 +78,10 @@ def check_source(
         kind,
         tokenizer,
         rule,
+        train_on=train_on,
         append_eos=append_eos,
         vocab_size=vocab_size,
+        chat_template_kwargs=chat_template_kwargs,
         seed=seed,
         examples=examples,
     )
@@ -118,7 +125,9 @@ def report_on(
         problems=list(shown),
         unit="characters" if checker.encoder is None else "tokens",
         lengths=histograms(total.lengths),
-        truncation=None if checker.encoder is None else total.report.as_dict(),
+        truncation=None
+        if checker.encoder is None
+        else {**total.report.as_dict(), **asdict(checker.encoder.rule)},
         length_bias=total.differences.bias(),
         duplicate_prompts=repeats(total.prompts),
         duplicate_rows=repeats(total.ids),

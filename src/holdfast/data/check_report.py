@@ -66,7 +66,7 @@ class CheckReport:
             the quarantine file.
         unit: what lengths are counted in; characters where no tokenizer was given.
         lengths: by side, as a histogram.
-        truncation: what the length rule cut, per side; None without a tokenizer.
+        truncation: what the length rule cut, per side, and the rule itself; None without a tokenizer.
         label_agreement: share of pairs with scores in which the chosen one scores higher; None without scores.
         warnings: sentences on what is no fault, yet worth knowing.
     """

@@ -23,6 +23,7 @@ def warnings_of(found: Findings, rules: Mapping[str, str]) -> list[str]:
         *_duplicates(found),
         *_labels(found),
         *_control_tokens(found),
+        *_template(found),
         *_cuts(found),
     ]
 
@@ -33,7 +34,7 @@ def _nothing_left(found: Findings) -> list[str]:
 
 def _length_bias(found: Findings) -> list[str]:
     bias = found.differences.bias()
-    if bias is None or abs(bias.effect_size) <= SMALL_EFFECT:
+    if bias is None or abs(bias.effect_size) <= SMALL_EFFECT or bias.low <= 0 <= bias.high:
         return []
     word = "longer" if bias.mean_difference > 0 else "shorter"
     return [
@@ -63,8 +64,8 @@ def _labels(found: Findings) -> list[str]:
         )
     if found.unwanted.rows:
         sentences.append(
-            f"{found.unwanted.rows} rows are labelled as unwanted answers (`label: false`, the first at "
-            f"{found.unwanted.first}) and would be trained on as demonstrations; take them out."
+            f"{found.unwanted.rows} rows are labelled as unwanted answers (`label: false` or `kto_tag: false`, "
+            f"the first at {found.unwanted.first}) and would be trained on as demonstrations; take them out."
         )
     return sentences
 
@@ -76,6 +77,21 @@ def _control_tokens(found: Findings) -> list[str]:
         f"{found.spelled.rows} rows spell a control token of the tokenizer inside a message (the first at "
         f"{found.spelled.first}); it becomes the token itself, and can end or open a turn."
     ]
+
+
+def _template(found: Findings) -> list[str]:
+    sentences = []
+    if found.header:
+        sentences.append(
+            "The chat template ignores add_generation_prompt: the header of the assistant's turn "
+            f"({found.header!r}) is trained with the answer."
+        )
+    if found.reworded.rows:
+        sentences.append(
+            f"{found.reworded.rows} rows: the chat template drops or changes text of earlier assistant turns "
+            f"(the first at {found.reworded.first})."
+        )
+    return sentences
 
 
 def _cuts(found: Findings) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 from holdfast.data.faults import Problem, RowFault
 from holdfast.data.lengths import LengthReport, LengthRule, cut_left
-from holdfast.data.records import PreferenceRecord, Record, SFTRecord, as_row
+from holdfast.data.records import Message, PreferenceRecord, Record, SFTRecord, as_row
 from holdfast.data.rendering import SHOWN, ChatRenderer
+from holdfast.data.template_content import check_answer_text, check_prompt_text
 from holdfast.errors import ConfigError, did_you_mean
 
 TrainOn = Literal["last", "all"]
@@ -46,11 +47,13 @@ class Assembled(Generic[E]):
         lengths: by side, the tokens before and after the cut.
         row: its tokens; None where the length rule leaves the record out.
         left_out: why it does.
+        reworded: whether the template drops or changes text of earlier assistant turns.
     """
 
     lengths: dict[str, tuple[int, int]]
     row: E | None = None
     left_out: Literal["dropped", "equal_after_cut"] | None = None
+    reworded: bool = False
 
     def count_in(self, report: LengthReport) -> None:
         """Count it in the report of many."""
@@ -104,14 +107,24 @@ class PairEncoder(Encoder[PreferenceRecord, EncodedPair]):
     ) -> Assembled[EncodedPair]:
         chat, prompt = self.chat, ids[0]
         chat.check_prompt(prompt)
+        chat.check_prompt_bos(prompt, record.prompt)
+        reworded = check_prompt_text(record.prompt, texts[0])
         completions = []
         for text, tokens in zip(texts[1:], ids[1:], strict=True):
             chat.check_prefix(texts[0], text, prompt, tokens)
             completions.append(chat.closed(tokens[len(prompt) : chat.end_of_turn(tokens, len(prompt))]))
             chat.check_vocabulary([*prompt, *completions[-1]])
         chosen, rejected = completions
+        alike = "; so 'chosen' and 'rejected' render to the same tokens" if chosen == rejected else ""
+        for side, text, tokens in zip((record.chosen, record.rejected), texts[1:], completions, strict=True):
+            check_answer_text(side[0], texts[0], text, alike)
+            chat.check_answer_bos(tokens, side)
         if chosen == rejected:
-            raise RowFault("equal_pair", "'chosen' and 'rejected' render to the same tokens")
+            raise RowFault(
+                "equal_pair",
+                "'chosen' and 'rejected' render to the same tokens: the chat template drops what tells them "
+                "apart (whitespace, or keys beside 'content')",
+            )
         room = self.rule.room(len(prompt), max(len(chosen), len(rejected)))
         kept = room or (0, 0)
         pair = EncodedPair(
@@ -129,7 +142,7 @@ class PairEncoder(Encoder[PreferenceRecord, EncodedPair]):
             return Assembled(lengths, left_out="dropped")
         if pair.chosen_ids == pair.rejected_ids:
             return Assembled(lengths, left_out="equal_after_cut")
-        return Assembled(lengths, pair)
+        return Assembled(lengths, pair, reworded=reworded)
 
 
 class SFTEncoder(Encoder[SFTRecord, EncodedSFT]):
@@ -157,9 +170,15 @@ class SFTEncoder(Encoder[SFTRecord, EncodedSFT]):
 
     def assemble(self, record: SFTRecord, texts: list[str], ids: list[list[int]]) -> Assembled[EncodedSFT]:
         chat = self.chat
-        tokens, mask = (
-            _masked_turns(texts, ids, chat) if record.text is None else _masked_text(record.text, chat)
-        )
+        reworded = False
+        if record.text is None:
+            turns = _trained_turns(record, self.train_on)
+            chat.check_prompt(ids[1])
+            chat.check_prompt_bos(ids[-2], record.messages[: turns[-1]])
+            reworded = check_prompt_text(record.messages[: turns[-1]], texts[-2])
+            tokens, mask = _masked_turns([record.messages[index] for index in turns], texts, ids, chat)
+        else:
+            tokens, mask = _masked_text(record.text, chat)
         chat.check_vocabulary(tokens)
         first = mask.index(True)
         room = self.rule.room(first, len(tokens) - first)
@@ -170,7 +189,7 @@ class SFTEncoder(Encoder[SFTRecord, EncodedSFT]):
         if room is None:
             return Assembled(lengths, left_out="dropped")
         mask = [False] * len(prompt) + mask[first : first + kept[1]]
-        return Assembled(lengths, EncodedSFT(prompt + completion, mask, record.id))
+        return Assembled(lengths, EncodedSFT(prompt + completion, mask, record.id), reworded=reworded)
 
 
 def _trained_turns(record: SFTRecord, train_on: TrainOn) -> list[int]:
@@ -179,12 +198,13 @@ def _trained_turns(record: SFTRecord, train_on: TrainOn) -> list[int]:
     return [n for n in range(start, len(record.messages)) if record.messages[n]["role"] == "assistant"]
 
 
-def _masked_turns(texts: list[str], ids: list[list[int]], chat: ChatRenderer) -> tuple[list[int], list[bool]]:
-    """Tokens of a conversation up to the end of its last turn, and the mask of its trained turns."""
+def _masked_turns(
+    turns: list[Message], texts: list[str], ids: list[list[int]], chat: ChatRenderer
+) -> tuple[list[int], list[bool]]:
+    """Tokens of a conversation up to the end of its last turn, and the mask of its trained `turns`."""
     whole = ids[0]
-    chat.check_prompt(ids[1])
     spans: list[tuple[int, int]] = []
-    for n in range(1, len(ids), 2):
+    for n, answer in zip(range(1, len(ids), 2), turns, strict=True):
         prompt_ids, turn_ids = ids[n], ids[n + 1]
         chat.check_prefix(texts[n], texts[n + 1], prompt_ids, turn_ids)
         is_last = n + 2 == len(ids)
@@ -197,6 +217,8 @@ def _masked_turns(texts: list[str], ids: list[list[int]], chat: ChatRenderer) ->
                 f"the last turn {alone}, within the conversation {within}. Such a template can train the "
                 "last turn only: set `train_on: last`",
             )
+        check_answer_text(answer, texts[n], texts[n + 1])
+        chat.check_answer_bos(turn_ids[len(prompt_ids) : end], [answer])
         spans.append((len(prompt_ids), end))
     tokens = chat.closed(whole[: spans[-1][1]])
     spans.append((spans[-1][1], len(tokens)))  # the EOS that `closed` may have added

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+LABELS = ("label", "kto_tag")  # keys that say whether an answer is wanted, for training by KTO
+
+
 class Row(Protocol):
     """A row to check: as it was read from a file, or a record."""
 
@@ -69,6 +72,7 @@ def checker(
     train_on: TrainOn = "last",
     append_eos: bool = False,
     vocab_size: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
     examples: int = 3,
 ) -> Checker:
@@ -78,11 +82,16 @@ def checker(
         tokenizer: see `Checker.encoder`; without one the other settings of tokens do nothing.
         rule: how long rows may be; by default, any length.
         train_on: see `encode_sft`.
-        append_eos, vocab_size: see `ChatRenderer`.
+        append_eos, vocab_size, chat_template_kwargs: see `ChatRenderer`.
     """
     encoder: Encoder[Any, Any] | None = None
     if tokenizer is not None:
-        chat = ChatRenderer(tokenizer, append_eos=append_eos, vocab_size=vocab_size)
+        chat = ChatRenderer(
+            tokenizer,
+            append_eos=append_eos,
+            vocab_size=vocab_size,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         rule = rule or LengthRule(None)
         encoder = PairEncoder(chat, rule) if kind == "preference" else SFTEncoder(chat, rule, train_on)
     return Checker(kind, encoder, seed, examples)
@@ -106,8 +115,11 @@ def examine(checker: Checker, rows: list[Row]) -> Findings:
         good.append((row, record, outcome))
     found.good = len(good)
     control = _control_tokens(checker.encoder)
-    for row, record, _ in good:
+    for row, record, outcome in good:
         _note(found, row, record, control)
+        if isinstance(outcome, Assembled) and outcome.reworded:
+            found.reworded.add(record.where)
+    found.header = _trained_header(checker.encoder, [record for _, record, _ in good])
     picked = nsmallest(checker.examples, good, key=lambda item: pick(checker.seed, item[1].id))
     for _, record, outcome in reversed(picked):  # of equal rows, the first
         found.examples[pick(checker.seed, record.id)] = _example(checker.encoder, record, outcome)
@@ -140,12 +152,17 @@ def _note(found: Findings, row: Row, record: Record, control: re.Pattern[str] | 
         if record.score_chosen is not None and record.score_rejected is not None:
             found.scored += 1
             found.agreeing += record.score_chosen > record.score_rejected
-    elif isinstance(row.row, Mapping) and row.row.get("label") is False:
+    elif isinstance(row.row, Mapping) and any(_is_false(row.row.get(key)) for key in LABELS):
         found.unwanted.add(record.where)
     if control is not None and not text:
         spelled = next(filter(None, map(control.search, _contents(record))), None)
         if spelled is not None:
             found.spelled.add(f"{record.where}: {spelled.group()}")
+
+
+def _is_false(label: Any) -> bool:
+    """Whether a label says no; in CSV it is a word."""
+    return label is False or (isinstance(label, str) and label.strip().lower() == "false")
 
 
 def _control_tokens(encoder: Encoder[Any, Any] | None) -> re.Pattern[str] | None:
@@ -156,6 +173,15 @@ def _control_tokens(encoder: Encoder[Any, Any] | None) -> re.Pattern[str] | None
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     names = sorted({*added, *tokenizer.all_special_tokens}, key=lambda name: (-len(name), name))
     return re.compile("|".join(map(re.escape, names))) if names else None
+
+
+def _trained_header(encoder: Encoder[Any, Any] | None, records: Sequence[Record]) -> str:
+    """See `ChatRenderer.trained_header`: asked of the first conversation, as the template decides it for all."""
+    first = next((record for record in records if record.prompt), None)
+    if encoder is None or first is None:
+        return ""
+    messages = [*first.prompt, *first.chosen] if isinstance(first, PreferenceRecord) else first.messages
+    return encoder.chat.trained_header(messages[:-1], messages[-1], first)
 
 
 def _contents(record: Record) -> list[str]:

@@ -18,7 +18,7 @@ Reason = Literal[
     "unknown_role",  # a message's role is none that chat templates know
     "turn_order",  # the completion is not one assistant turn behind the prompt's last turn
     "empty_prompt",  # nothing to answer
-    "empty_completion",  # nothing to learn, or only whitespace
+    "empty_completion",  # nothing to learn: empty, or nothing that can be seen
     "equal_pair",  # chosen and rejected are the same
     "template",  # the chat template or tokenizer does not give trainable tokens
     "vocabulary",  # a token id the model has no embedding for
@@ -27,7 +27,14 @@ Reason = Literal[
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 # What must hold of a chat template to train on what it renders.
-TemplateProperty = Literal["prompt_is_prefix", "one_bos", "end_is_trained", "completion_has_tokens"]
+TemplateProperty = Literal[
+    "prompt_is_prefix",
+    "one_bos",
+    "prompt_is_rendered",
+    "completion_is_rendered",
+    "end_is_trained",
+    "completion_has_tokens",
+]
 
 EXCERPT = 200  # characters of a row shown in messages
 DEEPEST = 100  # levels a row may nest: far more than any data needs, far fewer than Python's own limit

@@ -24,6 +24,9 @@ Stream = BufferedReader | GzipFile
 PIECE = 1 << 20  # bytes of a .json file read at a time
 LARGEST_CELL = 1 << 26  # characters of a CSV cell; beyond, a quote was left open
 PARQUET_BATCH = 1000  # rows decoded at a time
+CONVERSATIONS = {"conversations", "messages"}  # keys whose value is a conversation in every layout
+LIST_KEYS = CONVERSATIONS | {"completions", "history"}
+MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
 DAMAGED = (
     UnicodeDecodeError,
     MemoryError,
@@ -63,19 +66,24 @@ def read_json(path: Path, piece: int = PIECE) -> Rows:
             yield from _array(window)
             return
         if first and _is_one_value(window):
-            yield f"{path} row 1", window.value
+            yield f"{path}:{window.line}", window.value
             return
     yield from read_jsonl(path)
 
 
 def _array(window: JsonWindow) -> Rows:
-    """The elements of the array that begins here, and nothing behind it."""
+    """The elements of the array that begins here, and nothing behind it.
+
+    The place is the line on which a row begins, with the row's number where an earlier row begins on it too.
+    """
     window.at += 1
-    number, mark = 0, window.next()
+    number, line, mark = 0, 0, window.next()
     while mark != "]":
         window.read()
         number += 1
-        yield f"{window.path} row {number}", window.value
+        shared = f" row {number}" if window.line == line else ""
+        line = window.line
+        yield f"{window.path}:{line}{shared}", window.value
         mark = window.next()
         if mark == ",":
             window.at += 1
@@ -108,7 +116,9 @@ def _is_one_value(window: JsonWindow) -> bool:
 
 
 def read_csv(path: Path) -> Rows:
-    """Rows under a header line; every cell is a string. The place is the line on which the row ends.
+    """Rows under a header line. The place is the line on which the row begins.
+
+    A cell is a string, but for messages written as JSON: see `_with_messages`.
 
     Raises:
         DataError: a row that is not CSV: where the next one begins cannot be known; two columns of one name.
@@ -119,13 +129,13 @@ def read_csv(path: Path) -> Rows:
         # A byte that is not UTF-8 becomes a lone surrogate, and so the fault of its row alone.
         lines = (line.decode("utf-8", "surrogateescape") for line in stream)
         reader = csv.reader(lines, strict=True)
-        begin = 1
+        begin, parser = 1, Parser()
         try:
             header = _columns(path, next(reader, []))
             begin = reader.line_num + 1
             for cells in reader:
                 if cells:
-                    yield f"{path}:{reader.line_num}", _csv_row(header, cells)
+                    yield f"{path}:{begin}", _csv_row(header, cells, parser)
                 begin = reader.line_num + 1
         except csv.Error as error:
             raise DataError(f"{path}:{begin}: not CSV: {_csv_words(error, reader.line_num)}") from error
@@ -148,12 +158,38 @@ def _csv_words(error: csv.Error, line: int) -> str:
     )
 
 
-def _csv_row(header: list[str], cells: list[str]) -> Any:
+def _csv_row(header: list[str], cells: list[str], parser: Parser) -> Any:
     if len(cells) > len(header):
         return Unreadable(
             "wrong_type", f"{len(cells)} cells under {len(header)} columns; quote them", ",".join(cells)
         )
-    return dict(zip(header, cells, strict=False))
+    return _with_messages(dict(zip(header, cells, strict=False)), parser)
+
+
+def _with_messages(row: dict[str, Any], parser: Parser) -> dict[str, Any]:
+    """The row, its cells of messages written as JSON decoded.
+
+    Those are the lists under `LIST_KEYS` and lists of messages under any key; beside a conversation, a side of
+    the pair may be one message. All else stays text, also an answer that is JSON.
+    """
+    decoded = {
+        key: value
+        for key, cell in row.items()
+        if cell.lstrip()[:1] in ("[", "{")  # parsing every cell would take long
+        and not isinstance(value := parse_line(cell.encode("utf-8", "surrogateescape"), parser), Unreadable)
+    }
+    lists = {
+        key: value
+        for key, value in decoded.items()
+        if isinstance(value, list) and (key in LIST_KEYS or (value and all(map(_is_message, value))))
+    }
+    paired = not CONVERSATIONS.isdisjoint(lists)
+    single = {key: value for key, value in decoded.items() if paired and _is_message(value)}
+    return row | lists | single
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and any(value.keys() >= keys for keys in MESSAGE_KEYS)
 
 
 def read_parquet(path: Path) -> Rows:

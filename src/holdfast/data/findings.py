@@ -96,6 +96,8 @@ class Findings:
         failed: by property of the chat template, the rows without it.
         spelled: rows whose text spells a control token.
         unwanted: rows labelled as bad answers.
+        reworded: rows of whose earlier assistant turns the chat template drops or changes text.
+        header: what is trained before the answer, where the template ignores `add_generation_prompt`.
         examples: a few rows by the hash that picks them, which smallest hashes win.
         kept: the good rows of this part alone, to be stored (a `pyarrow.Table`); `merge` leaves them out.
     """
@@ -114,6 +116,8 @@ class Findings:
     failed: dict[str, Noted] = field(default_factory=dict)
     spelled: Noted = field(default_factory=Noted)
     unwanted: Noted = field(default_factory=Noted)
+    reworded: Noted = field(default_factory=Noted)
+    header: str = ""
     examples: dict[int, Example] = field(default_factory=dict)
     kept: Any = None
 
@@ -148,6 +152,8 @@ class Findings:
             self.failed.setdefault(name, Noted()).merge(noted)
         self.spelled.merge(later.spelled)
         self.unwanted.merge(later.unwanted)
+        self.reworded.merge(later.reworded)
+        self.header = self.header or later.header
         both = later.examples | self.examples  # of equal rows, the first
         self.examples = {key: both[key] for key in nsmallest(examples, both)}
 

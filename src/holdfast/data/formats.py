@@ -31,6 +31,7 @@ class Format:
         values: what stands under them, in words.
         matches: whether a row (a mapping) has this layout.
         read: (row, where) -> the record; raises RowFault without a place.
+        read_sft: the same for a demonstration, where a row of pairs gives one without giving a pair.
         rule: how a pair is drawn where a row holds more than two completions, `{seed}` in it; `read` then takes
             a `seed` too. Empty for the other layouts.
         taken: how it came to be a file's layout, in words; empty in the table.
@@ -42,6 +43,7 @@ class Format:
     values: str
     matches: Callable[[Row], bool]
     read: Callable[..., Record]
+    read_sft: Callable[[Row, str], SFTRecord] | None = None
     rule: str = ""
     taken: str = ""
 
@@ -60,7 +62,7 @@ class Format:
         """
         if self.kind != "preference":
             raise DataError(f"rows of the layout '{self.name}' hold one completion; a preference needs two")
-        record = self._read(row, where)
+        record = self._read(row, where, self.read)
         assert isinstance(record, PreferenceRecord)
         return record
 
@@ -70,14 +72,14 @@ class Format:
         Raises:
             RowFault: the row cannot be used; it names the place, the reason and the key.
         """
-        record = self._read(row, where)
+        record = self._read(row, where, self.read_sft or self.read)
         return record.chosen_as_sft() if isinstance(record, PreferenceRecord) else record
 
-    def _read(self, row: Any, where: str) -> Record:
+    def _read(self, row: Any, where: str, read: Callable[..., Record]) -> Record:
         try:
             if not isinstance(row, dict):
                 raise RowFault("wrong_type", f"a row must be an object of named values, not {kind_of(row)}")
-            return self.read(row, where)
+            return read(row, where)
         except RowFault as fault:
             detail = f"{fault.detail}{self._misfit(row)}"
             raise RowFault(fault.reason, detail, where, check=fault.check) from None
@@ -114,7 +116,16 @@ def detect_format(
         [(name, count)] = votes.most_common(1)
         taken = f"the layout of {count} of its first {len(rows_sample)} readable rows; {_OTHERWISE}"
         return replace(get_format(name, kind), taken=taken)
-    keyed = [form for form in candidates if any(row.keys() >= set(form.keys) for row in objects)]
+    fit_another_kind = [
+        form for form in FORMATS if form not in candidates and any(map(form.matches, objects))
+    ]
+    keyed = [
+        form
+        for form in candidates
+        if any(row.keys() >= set(form.keys) for row in objects)
+        # rows of another kind with the same keys are what they fit
+        and not any(set(other.keys) >= set(form.keys) for other in fit_another_kind)
+    ]
     if keyed:
         taken = f"whose keys its first rows have; {_OTHERWISE}"
         return replace(max(keyed, key=lambda form: len(form.keys)), taken=taken)
@@ -129,7 +140,9 @@ def get_format(name: str, kind: Kind = "preference") -> Format:
             f"no row layout is called '{name}'{did_you_mean(name, [form.name for form in FORMATS])}"
         )
     if found not in formats_for(kind):
-        raise ConfigError(f"rows of the layout '{name}' hold one completion; a preference needs two")
+        raise ConfigError(
+            f"rows of the layout '{name}' hold one completion; a preference needs two ({_SUPERVISED})"
+        )
     return found
 
 
@@ -139,6 +152,7 @@ def formats_for(kind: Kind) -> list[Format]:
     return own if kind == "preference" else own + formats_for("preference")
 
 
+_SUPERVISED = "`--kind sft`; in a run, leave `align` out"
 _OTHERWISE = "name another with `data.format` (--format), or give such rows a file of their own"
 
 
@@ -151,18 +165,17 @@ def _unknown_layout(rows_sample: Sequence[Any], kind: Kind, source: str) -> str:
         return f"{source}: rows must be objects of named values, not {kind_of(rows_sample[0])}{hint}"
     keys = {key: value for row in reversed(objects) for key, value in row.items()}
     known = formats_for(kind)
-    lines = [
-        f"{source}: no known layout of {kind} rows",
-        f"  keys found: {names_of(f'{key} ({kind_of(value)})' for key, value in keys.items())}",
-    ]
+    lines = [f"{source}: no known layout of {kind} rows"]
     lines += [
-        f"  these are '{form.name}' rows, which hold one completion; a preference needs two"
+        f"  these are '{form.name}' rows: supervised, one completion each ({_SUPERVISED})"
         for form in FORMATS
-        if any(map(form.matches, objects))
+        if form not in known and any(map(form.matches, objects))
     ]
+    fits_another_kind = len(lines) > 1
+    lines.append(f"  keys found: {names_of(f'{key} ({kind_of(value)})' for key, value in keys.items())}")
     nearest = max(known, key=lambda form: sum(key in keys for key in form.keys) / len(form.keys))
     missing = [key for key in nearest.keys if key not in keys]
-    if missing and len(missing) < len(nearest.keys):
+    if not fits_another_kind and missing and len(missing) < len(nearest.keys):
         lines.append(f"  nearest: '{nearest.name}', but there is no {' and no '.join(map(repr, missing))}")
     lines += [
         "  known layouts:",
@@ -191,6 +204,14 @@ FORMATS: tuple[Format, ...] = (
         preference_layouts.read_sharegpt,
     ),
     Format(
+        "preference_openai",
+        "preference",
+        ("messages", "chosen", "rejected"),
+        "a list of {role, content}, and one such message each",
+        preference_layouts.is_openai,
+        preference_layouts.read_openai,
+    ),
+    Format(
         "preference_implicit",
         "preference",
         ("chosen", "rejected"),
@@ -215,6 +236,14 @@ FORMATS: tuple[Format, ...] = (
         preference_layouts.read_explicit,
     ),
     Format(
+        "hh_prompt",
+        "preference",
+        ("prompt", "chosen", "rejected"),
+        "a string of `Human:` and `Assistant:` turns, and two strings without such marks",
+        preference_layouts.is_hh_prompt,
+        preference_layouts.read_hh_prompt,
+    ),
+    Format(
         "preference_alpaca",
         "preference",
         ("instruction", "chosen", "rejected"),
@@ -223,14 +252,24 @@ FORMATS: tuple[Format, ...] = (
         preference_layouts.read_alpaca,
     ),
     Format(
+        "alpaca_ranking",
+        "preference",
+        ("instruction", "output"),
+        "a string, and a list of the better answer and the worse; `input` where there is one",
+        preference_layouts.is_alpaca_ranking,
+        preference_layouts.read_alpaca_ranking,
+    ),
+    Format(
         "ultrafeedback",
         "preference",
         ("instruction", "completions"),
         "a string, and a list of {response, overall_score}",
         scored_layouts.is_ultrafeedback,
         scored_layouts.read_ultrafeedback,
+        scored_layouts.read_ultrafeedback_best,
         "the best overall_score (the first of equals) against one completion that scores lower, drawn by a "
-        "hash of the row with seed {seed}; rows whose completions all score the same give no pair",
+        "hash of the row with seed {seed}; completions that are empty, null or N/A, or have no score, take no "
+        "part; rows whose completions all score the same give no pair, and as demonstrations the first of the best",
     ),
     Format(
         "messages",

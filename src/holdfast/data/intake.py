@@ -248,6 +248,7 @@ def _key(content: Mapping[str, Any], checker: Checker) -> str:
             "train_on": getattr(encoder, "train_on", None),
             "append_eos": encoder.chat.append_eos,
             "vocab_size": encoder.chat.vocab_size,
+            "chat_template_kwargs": encoder.chat.chat_template_kwargs,
         }
     return _hash(inputs)
 

@@ -74,6 +74,7 @@ class JsonWindow:
     Attributes:
         text, at: what is in memory, and the index in it of the first character still to be read.
         value: the value last read, or why it cannot be used.
+        line: the line on which it begins, counted from 1.
     """
 
     def __init__(self, path: Path, stream: Stream, piece: int) -> None:
@@ -82,6 +83,7 @@ class JsonWindow:
         self.text = ""
         self.at = 0
         self.value: Any = None
+        self.line = 1
         self._value_at = 0  # index in `text` where `value` begins
         self._stream = stream
         self._piece = piece
@@ -89,6 +91,7 @@ class JsonWindow:
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._parser = Parser()
         self._lines = 0  # newlines before `text`
+        self._counted = (0, 0)  # an index of `text`, and the newlines of the whole text before it
         self._columns = 0  # characters before `text` in its first line
 
     def next(self) -> str:
@@ -120,6 +123,11 @@ class JsonWindow:
             at = fault.pos if isinstance(fault, json.JSONDecodeError) else self.at
             raise self.fault(words_of(fault, ended=end >= len(self.text)), at) from fault
         self._value_at, self.at = self.at, end
+        # Counted on from the value before: from the start of `text` each time, it would take quadratic time.
+        counted, lines = self._counted
+        lines += self.text.count("\n", counted, self._value_at)
+        self._counted = self._value_at, lines
+        self.line = lines + 1
         detail = _refusal(self.value, self._parser)
         if detail:
             self.value = Unreadable("wrong_type", detail, self.value_text())
@@ -166,6 +174,7 @@ class JsonWindow:
             return False
         self._lines, self._columns = self._position(self.at)
         self.text, self.at = self.text[self.at :] + more, 0
+        self._counted = 0, self._lines
         return True
 
 

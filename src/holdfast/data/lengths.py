@@ -16,10 +16,11 @@ Overflow = Literal["cut", "drop", "error"]
 class LengthRule:
     """How long a row may be, in tokens, and what happens to a longer one.
 
-    A prompt over `max_prompt_length` is cut to it. If prompt and longest completion together are over
-    `max_length`, the prompt gives way first, but keeps half of `max_length` (or all it has, if that is less);
-    then the completions are cut to the room left. Prompts lose tokens from the left and keep a leading BOS;
-    completions lose them from the right, and with them the end token.
+    A prompt over `max_prompt_length` is cut to it; without that, a prompt that fills `max_length` alone is a fault,
+    not cut in silence. If prompt and longest completion together are over `max_length`, the prompt gives way first,
+    but keeps half of `max_length` (or all it has, if that is less); then the completions are cut to the room left.
+    Prompts lose tokens from the left and keep a leading BOS; completions lose them from the right, and with them the
+    end token.
 
     Attributes:
         max_length: prompt and one completion together; None for no limit.
@@ -64,10 +65,18 @@ class LengthRule:
         """As `fit`; None where the row is to be dropped.
 
         Raises:
-            RowFault: `too_long`, where a longer row is to be an error.
+            RowFault: `too_long`, where a longer row is to be an error, or the prompt alone leaves no room.
         """
         kept = self.fit(prompt, completion)
-        if kept == (prompt, completion) or self.on_overflow == "cut":
+        if kept == (prompt, completion):
+            return kept
+        if self.on_overflow == "cut":
+            if self.max_prompt_length is None and self.max_length is not None and prompt >= self.max_length:
+                raise RowFault(
+                    "too_long",
+                    f"the prompt alone has {prompt} tokens, and max_length is {self.max_length}: raise it, or set "
+                    "max_prompt_length to cut such prompts from the left",
+                )
             return kept
         if self.on_overflow == "drop":
             return None

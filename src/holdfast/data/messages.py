@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from holdfast.data.faults import RowFault, as_json, kind_of, names_of
@@ -12,6 +13,9 @@ from holdfast.data.records import Message, Row
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # ShareGPT's words for them.
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
+# A list of objects as Python shows it, the commas left out by NumPy: what a table of lists gives as CSV.
+_SHOWN_LIST = re.compile(r"\s*\[\s*\{\s*'.*\}\s*\]\s*", re.DOTALL)
+_SHOWN_ROLE, _SHOWN_CONTENT = re.compile(r"'(role|from)':"), re.compile(r"'(content|value)':")
 FUNCTION_CALL = "function_call"  # ShareGPT's role of an assistant turn that calls tools
 
 
@@ -48,9 +52,24 @@ def checked_text(value: Any, name: str) -> str:
     return value
 
 
+def refuse_written_list(value: Any, name: str) -> None:
+    """Raise the fault of a list that stands as text where a list is needed; any other value passes."""
+    if isinstance(value, str) and checked_text(value, name).lstrip().startswith(("[", "{")):
+        raise RowFault(
+            "wrong_type", f"{name} is a message list written as text; save the rows as jsonl or parquet"
+        )
+
+
+def _refuse_shown_messages(text: str, name: str) -> None:
+    """Raise the fault of messages in Python's spelling where a text may stand."""
+    if _SHOWN_LIST.fullmatch(text) and _SHOWN_ROLE.search(text) and _SHOWN_CONTENT.search(text):
+        refuse_written_list(text, name)
+
+
 def messages_of(row: Row, key: str) -> list[Message]:
     """The conversation under `key`: a list of messages."""
     value = value_of(row, key)
+    refuse_written_list(value, f"'{key}'")
     if not isinstance(value, list):
         raise RowFault("wrong_type", f"'{key}' must be a list of messages, not {kind_of(value)}")
     return [message_of(item, f"'{key}'[{index}]") for index, item in enumerate(value)]
@@ -60,7 +79,9 @@ def turns_of(row: Row, key: str, role: str) -> list[Message]:
     """The turns under `key`: a string is one turn of `role`; a message or a list of messages is itself."""
     value = value_of(row, key)
     if isinstance(value, str):
-        return [{"role": role, "content": checked_text(value, f"'{key}'")}]
+        text = checked_text(value, f"'{key}'")
+        _refuse_shown_messages(text, f"'{key}'")
+        return [{"role": role, "content": text}]
     if isinstance(value, dict):
         return [message_of(value, f"'{key}'")]
     if not isinstance(value, list):
@@ -164,6 +185,7 @@ def instruction_of(row: Row) -> list[Message]:
 
 def _history(row: Row) -> list[Message]:
     turns = row.get("history") or []
+    refuse_written_list(turns, "'history'")
     if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
         raise RowFault("wrong_type", "'history' must be a list of [question, answer] pairs")
     return [

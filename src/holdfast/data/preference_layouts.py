@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from holdfast.data.faults import RowFault
+from holdfast.data.faults import RowFault, kind_of
 from holdfast.data.messages import (
     instruction_of,
     messages_of,
@@ -13,13 +13,14 @@ from holdfast.data.messages import (
     template_inputs,
     text_of,
     turns_of,
+    value_of,
     with_system,
 )
 from holdfast.data.records import Message, PreferenceRecord, Row, preference_record
 
 
 def is_text(row: Row) -> bool:
-    return "prompt" in row and _are(row, str, "chosen", "rejected")
+    return "prompt" in row and _are(row, str, "chosen", "rejected") and not is_hh_prompt(row)
 
 
 def is_messages(row: Row) -> bool:
@@ -37,6 +38,35 @@ def is_sharegpt(row: Row) -> bool:
 
 def read_sharegpt(row: Row, where: str) -> PreferenceRecord:
     return _two_completions(row, where, messages_of(row, "conversations"))
+
+
+def is_openai(row: Row) -> bool:
+    return _are(row, list, "messages") and _are(row, dict, "chosen", "rejected")
+
+
+def read_openai(row: Row, where: str) -> PreferenceRecord:
+    """LLaMA-Factory's ranking rows in OpenAI's words: a conversation, and one message for each side."""
+    return _two_completions(row, where, messages_of(row, "messages"))
+
+
+def is_alpaca_ranking(row: Row) -> bool:
+    outputs = row.get("output")
+    return (
+        _are(row, str, "instruction")
+        and isinstance(outputs, list)
+        and bool(outputs)
+        and all(isinstance(output, str) for output in outputs)
+    )
+
+
+def read_alpaca_ranking(row: Row, where: str) -> PreferenceRecord:
+    """LLaMA-Factory's older ranking rows: `output` is the good answer and the bad one."""
+    outputs = value_of(row, "output")
+    if not isinstance(outputs, list) or len(outputs) != 2:
+        found = f"of {len(outputs)}" if isinstance(outputs, list) else f"but {kind_of(outputs)}"
+        raise RowFault("wrong_type", f"'output' must be a list of two answers, the better first, not {found}")
+    sides = dict(zip(("chosen", "rejected"), outputs, strict=True))
+    return _two_completions({**row, **sides}, where, instruction_of(row))
 
 
 def is_alpaca(row: Row) -> bool:
@@ -63,11 +93,33 @@ def is_hh_rlhf(row: Row) -> bool:
 
 def read_hh_rlhf(row: Row, where: str) -> PreferenceRecord:
     """Dialogues as one string each, a turn marked by a blank line and `Human:` or `Assistant:`."""
-    return _split_conversations(row, where, _hh_turns(row, "chosen"), _hh_turns(row, "rejected"))
+    chosen, rejected = _hh_side(row, "chosen"), _hh_side(row, "rejected")
+    if chosen[:-1] != rejected[:-1]:
+        raise RowFault("turn_order", _hh_difference(chosen, rejected))
+    return pair_of(row, where, chosen[:-1], chosen[-1:], rejected[-1:])
+
+
+def is_hh_prompt(row: Row) -> bool:
+    return _are(row, str, "prompt", "chosen", "rejected") and row["prompt"].startswith("\n\nHuman:")
+
+
+def read_hh_prompt(row: Row, where: str) -> PreferenceRecord:
+    """A transcript as the prompt, and the two answers to it (Dahoas/rm-static)."""
+    prompt = _hh_turns(row, "prompt")
+    if prompt[-1]["role"] == "assistant":
+        if prompt[-1]["content"]:
+            raise RowFault(
+                "turn_order",
+                "'prompt' ends with an `Assistant:` turn that has text; end it with a bare `Assistant:`, and "
+                "put the whole answer into 'chosen' and 'rejected'",
+            )
+        prompt = prompt[:-1]
+    return pair_of(row, where, prompt, _hh_answer(row, "chosen"), _hh_answer(row, "rejected"))
 
 
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+_HH_MARKS = {role: f"`{mark}:`" for mark, role in _HH_ROLES.items()}
 
 
 def _hh_turns(row: Row, key: str) -> list[Message]:
@@ -78,6 +130,55 @@ def _hh_turns(row: Row, key: str) -> list[Message]:
         )
     marks, texts = marks_and_texts[::2], marks_and_texts[1::2]
     return [{"role": _HH_ROLES[m], "content": text.strip()} for m, text in zip(marks, texts, strict=True)]
+
+
+def _hh_side(row: Row, key: str) -> list[Message]:
+    """The turns of a transcript that ends with one answer."""
+    turns = _hh_turns(row, key)
+    if turns[-1]["role"] != "assistant":
+        raise RowFault(
+            "turn_order",
+            f"'{key}' ends with a `Human:` turn ({turns[-1]['content'][:40]!r}), which nothing answers; take "
+            "that turn off, or the row out",
+        )
+    if len(turns) > 1 and turns[-2]["role"] == "assistant":
+        raise RowFault(
+            "turn_order",
+            f"'{key}' ends with two `Assistant:` turns, the last {turns[-1]['content'][:40]!r}; where the marker "
+            "belongs to the answer's text, write it without the blank line before it",
+        )
+    return turns
+
+
+def _hh_answer(row: Row, key: str) -> list[Message]:
+    """The one turn of an answer that stands without its transcript."""
+    text = text_of(row, key).removeprefix("\n\nAssistant:")
+    mark = _HH_TURN.search(text)
+    if mark is not None:
+        raise RowFault(
+            "turn_order",
+            f"'{key}' holds a further `{mark[1]}:` turn behind its answer; cut it off there, or write the marker "
+            "without the blank line before it where it belongs to the answer's text",
+        )
+    return [{"role": "assistant", "content": text.strip()}]
+
+
+def _hh_difference(chosen: list[Message], rejected: list[Message]) -> str:
+    """Where two transcripts part too early, in words."""
+    pairs = enumerate(zip(chosen[:-1], rejected[:-1], strict=False), start=1)
+    parted = next(((turn, left, right) for turn, (left, right) in pairs if left != right), None)
+    if parted is None:
+        found = f"'chosen' has {len(chosen)} turns and 'rejected' {len(rejected)}"
+    else:
+        turn, left, right = parted
+        shown = " and ".join(
+            f"'{key}' has {_HH_MARKS[message['role']]} {message['content'][:40]!r}"
+            for key, message in (("chosen", left), ("rejected", right))
+        )
+        found = f"turn {turn} differs: {shown}"
+    return (
+        f"{found}; both transcripts must be the same up to their last `Assistant:`, or the row be taken out"
+    )
 
 
 def _split_conversations(

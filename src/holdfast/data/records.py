@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,6 +16,8 @@ Message = dict[str, Any]
 Row = Mapping[str, Any]
 
 INSTRUCTIONS = ("system", "developer")  # roles whose text is no turn to answer
+# Unicode categories that show nothing: format (zero-width marks), control, space, line and paragraph separator.
+INVISIBLE = ("Cf", "Cc", "Zs", "Zl", "Zp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +157,19 @@ def text_record(where: str, text: str) -> SFTRecord:
     Raises:
         RowFault: `empty_completion`.
     """
-    if not text.strip():
-        raise RowFault("empty_completion", "'text' is empty or only whitespace")
+    if not visible(text):
+        raise RowFault("empty_completion", "'text' is empty or holds nothing that can be seen")
     return SFTRecord(id=content_id(text), messages=[], completion_start=0, where=where, text=text)
+
+
+def visible(text: str) -> str:
+    """`text` without the whitespace and invisible characters around it: to compare, never to train on."""
+    start, end = 0, len(text)
+    while start < end and unicodedata.category(text[start]) in INVISIBLE:
+        start += 1
+    while start < end and unicodedata.category(text[end - 1]) in INVISIBLE:
+        end -= 1
+    return text[start:end]
 
 
 def content_id(*parts: Any) -> str:
@@ -176,11 +189,17 @@ def as_row(record: Record) -> dict[str, Any]:
 
 
 def _check_prompt(prompt: list[Message]) -> None:
-    if not any(message["content"].strip() for message in prompt if message["role"] not in INSTRUCTIONS):
+    turns = [message for message in prompt if message["role"] not in INSTRUCTIONS]
+    if not any(visible(turn["content"]) for turn in turns):
         raise RowFault("empty_prompt", "there is no text to answer before the completion")
     if prompt[-1]["role"] == "assistant":
         raise RowFault(
             "turn_order", "the prompt ends with an assistant turn; it must end with the turn to answer"
+        )
+    if turns[-1]["role"] != "assistant" and not visible(turns[-1]["content"]):
+        raise RowFault(
+            "empty_prompt",
+            f"the last turn before the completion ({turns[-1]['role']}) is empty, so there is nothing to answer",
         )
 
 
@@ -192,10 +211,10 @@ def _check_completion(completion: list[Message], name: str) -> None:
             "turn_order", f"{name} begins with a {completion[0]['role']} turn; it must be the assistant's"
         )
     last = completion[-1]
-    if last["role"] == "assistant" and not last["content"].strip() and not last.get("tool_calls"):
-        raise RowFault("empty_completion", f"{name} is empty or only whitespace")
+    if last["role"] == "assistant" and not visible(last["content"]) and not last.get("tool_calls"):
+        raise RowFault("empty_completion", f"{name} is empty or holds nothing that can be seen")
 
 
 def _same(left: Message, right: Message) -> bool:
-    """Equal but for whitespace around the text, which many templates trim."""
-    return left | {"content": left["content"].strip()} == right | {"content": right["content"].strip()}
+    """Equal but for what cannot be seen around the text; whitespace there many templates trim."""
+    return left | {"content": visible(left["content"])} == right | {"content": visible(right["content"])}

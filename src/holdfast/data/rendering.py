@@ -5,12 +5,11 @@ Faults of a template are errors that show the text or the tokens; nothing is rep
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import TemplateError
 
 from holdfast.data.faults import RowFault
 from holdfast.data.records import Message, Record
@@ -51,6 +50,7 @@ class ChatRenderer:
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.name = tokenizer.name_or_path or type(tokenizer).__name__
         self.bos: int | None = tokenizer.bos_token_id
+        self.bos_text = str(tokenizer.bos_token)
         self.eos_to_append: list[int] = [tokenizer.eos_token_id] if append_eos else []
         self.end_tokens = _end_tokens(tokenizer)
         if append_eos and tokenizer.eos_token_id is None:
@@ -82,9 +82,30 @@ class ChatRenderer:
                 add_generation_prompt=add_generation_prompt,
                 **self.chat_template_kwargs | (record.chat_template_kwargs or {}),
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise RowFault("template", f"the chat template refuses this conversation: {error}") from error
+        except Exception as error:  # a template is a program, and can fail in any way
+            raise RowFault(
+                "template", f"the chat template refuses this conversation: {type(error).__name__}: {error}"
+            ) from error
         return str(text)
+
+    def trained_header(self, prompt: Sequence[Message], answer: Message, record: Record) -> str:
+        """What stands between prompt and answer, and is trained, where the template ignores
+        `add_generation_prompt`; empty where it does not, or writes nothing there.
+
+        Args:
+            prompt, answer: a conversation of `record` that the template renders.
+        """
+        if not answer["content"].strip():
+            return ""
+        asked = self.render(prompt, record, add_generation_prompt=True)
+        try:
+            plain = self.render(prompt, record, add_generation_prompt=False)
+        except RowFault:  # it minds so much that it refuses to go without
+            return ""
+        if asked != plain:
+            return ""
+        added = self.render([*prompt, answer], record, add_generation_prompt=False)[len(asked) :]
+        return added[: max(0, added.find(answer["content"].split()[0]))].strip()
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of rendered texts. The template writes the special tokens, so none is added."""
@@ -138,7 +159,7 @@ class ChatRenderer:
         return ids
 
     def check_prompt(self, prompt_ids: Sequence[int]) -> None:
-        """A prompt has tokens, and one BOS at its head where the tokenizer uses one.
+        """A prompt has tokens, and BOS at its head where the tokenizer begins texts with it.
 
         Raises:
             RowFault: `template` otherwise.
@@ -147,8 +168,7 @@ class ChatRenderer:
             raise RowFault(
                 "template", "the chat template renders the prompt to no tokens", check="prompt_is_prefix"
             )
-        leading = next((n for n, token in enumerate(prompt_ids) if token != self.bos), len(prompt_ids))
-        if self.adds_bos and leading == 0:
+        if self.adds_bos and prompt_ids[0] != self.bos:
             raise RowFault(
                 "template",
                 f"the tokenizer begins texts with {self.show([self.bos])}, but the rendered prompt begins "
@@ -156,13 +176,56 @@ class ChatRenderer:
                 "template",
                 check="one_bos",
             )
-        if self.bos is not None and leading > 1:
+
+    def check_prompt_bos(self, prompt_ids: Sequence[int], messages: Sequence[Message]) -> None:
+        """A prompt has no BOS behind its first token but those that the messages spell, and those that open a
+        turn right behind an end token (Llama 2). Where the tokenizer begins no text with BOS, whitespace may
+        stand between (SmolLM2, whose `<|im_start|>` is its BOS).
+
+        Raises:
+            RowFault: `template` otherwise.
+        """
+        if self.bos is None or self.bos in self.end_tokens or prompt_ids.count(self.bos) < 2:
+            return
+        places = [n for n, token in enumerate(prompt_ids) if token == self.bos]
+        extra = [n for n in places if n > 0 and not self._opens_turn(prompt_ids, n)]
+        if len(extra) > self._spelled_bos(messages):
+            around = slice(max(0, extra[0] - SHOWN // 2), extra[0] + SHOWN // 2)
             raise RowFault(
                 "template",
-                f"the rendered prompt begins with {leading} BOS tokens: {self.show(prompt_ids[:SHOWN])}; "
-                "remove all but one from the chat template",
+                f"the rendered prompt has {len(places)} BOS tokens: {self.show(prompt_ids[around])}; "
+                "remove all but the first from the chat template",
                 check="one_bos",
             )
+
+    def check_answer_bos(self, completion_ids: Sequence[int], messages: Sequence[Message]) -> None:
+        """A completion has no BOS but those that the messages spell.
+
+        Raises:
+            RowFault: `template` otherwise.
+        """
+        if self.bos is None or self.bos in self.end_tokens or self.bos not in completion_ids:
+            return
+        if completion_ids.count(self.bos) > self._spelled_bos(messages):
+            at = completion_ids.index(self.bos)
+            raise RowFault(
+                "template",
+                "the chat template puts a BOS token into the answer, which the model would learn to write: "
+                f"{self.show(completion_ids[max(0, at - SHOWN // 2) : at + SHOWN // 2])}; remove it from the "
+                "assistant's turn (or let the generation prompt write it)",
+                check="one_bos",
+            )
+
+    def _opens_turn(self, ids: Sequence[int], place: int) -> bool:
+        """Whether the token at `place` stands behind an end token."""
+        before = place - 1
+        while not self.adds_bos and before > 0 and not self.tokenizer.decode([ids[before]]).strip():
+            before -= 1
+        return ids[before] in self.end_tokens
+
+    def _spelled_bos(self, messages: Sequence[Message]) -> int:
+        """How often the messages' own text spells BOS."""
+        return json.dumps(list(messages), ensure_ascii=False, default=str).count(self.bos_text)
 
     def check_prefix(
         self, prompt: str, full: str, prompt_ids: Sequence[int], full_ids: Sequence[int]
@@ -176,6 +239,8 @@ class ChatRenderer:
         Raises:
             RowFault: `template` otherwise, showing where the two part.
         """
+        if not full[len(prompt) :].strip() and prompt.startswith(full.rstrip()):
+            raise self._no_answer()
         if not full.startswith(prompt):
             at = _first_difference(prompt, full)
             raise RowFault(
@@ -204,10 +269,12 @@ class ChatRenderer:
         `may_stay_open`: `len(ids)`.
 
         Raises:
-            RowFault: `template` where no special token ends the turn; `empty_completion` where nothing
+            RowFault: `template` where there is no turn, or no special token ends it; `empty_completion` where nothing
                 precedes it.
         """
         last = next((n for n in range(len(ids) - 1, start - 1, -1) if ids[n] in self.end_tokens), None)
+        if last is None and len(ids) - start <= SHOWN and not self.tokenizer.decode(ids[start:]).strip():
+            raise self._no_answer()
         if last is not None and not self.tokenizer.decode(ids[last + 1 :]).strip():
             content, end = ids[start:last], last + 1
         elif self.append_eos and may_stay_open:
@@ -227,6 +294,14 @@ class ChatRenderer:
                 check="completion_has_tokens",
             )
         return end
+
+    def _no_answer(self) -> RowFault:
+        return RowFault(
+            "template",
+            "the chat template does not render the answer: the conversation with its last turn gives no more "
+            "than the prompt; mend the chat template's assistant turn",
+            check="completion_is_rendered",
+        )
 
     def closed(self, ids: Sequence[int]) -> list[int]:
         """`ids`, and behind them EOS where `append_eos` is set and they end with no end token."""

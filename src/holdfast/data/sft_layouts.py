@@ -10,11 +10,13 @@ from holdfast.data.messages import (
     turns_of,
     with_system,
 )
+from holdfast.data.preference_layouts import is_alpaca_ranking
 from holdfast.data.records import Message, Row, SFTRecord, sft_record, text_record
 
 
 def is_messages(row: Row) -> bool:
-    return isinstance(row.get("messages"), list)
+    # Beside an object as the chosen side, the conversation is the prompt of a pair.
+    return isinstance(row.get("messages"), list) and not isinstance(row.get("chosen"), dict)
 
 
 def read_messages(row: Row, where: str) -> SFTRecord:
@@ -40,7 +42,7 @@ def read_prompt_completion(row: Row, where: str) -> SFTRecord:
 
 
 def is_alpaca(row: Row) -> bool:
-    return "instruction" in row and "output" in row
+    return "instruction" in row and "output" in row and not is_alpaca_ranking(row)
 
 
 def read_alpaca(row: Row, where: str) -> SFTRecord:

@@ -3,9 +3,10 @@
 Files by suffix, each also with `.gz`: `.jsonl`, `.json` (an array, or one object a line), `.csv`, `.parquet`,
 `.arrow`. Folders: of such files, or saved by `datasets.save_to_disk`. Hub names: `owner/name`.
 
-A place is `rows.jsonl:17` (line) or `rows.json row 17`; lines and rows are counted from 1. A row that cannot
-be read stands in the stream as `Unreadable`, and the rows around it survive; a file that cannot is a
-DataError.
+A place is the file and the line on which the row begins, `rows.jsonl:17`; in an array with several rows on one
+line `rows.json:1 row 5`; of rows without lines `rows.parquet row 17`. Lines and rows are counted from 1. A row
+that cannot be read stands in the stream as `Unreadable`, and the rows around it survive; a file that cannot is
+a DataError.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from holdfast.errors import DataError, did_you_mean
 Rows = Iterator[tuple[str, Any]]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_PLACE = re.compile(r"(?P<file>.*?)(?::\d+| row \d+)", re.DOTALL)
+_PLACE = re.compile(r"(?P<file>.*?)(?::\d+| row \d+|:\d+ row \d+)", re.DOTALL)
 # Names under which folders keep what must not be trained on.
 _HELD_OUT = re.compile(r"(test|eval|dev|valid|validation)(?![a-z])", re.IGNORECASE)
 

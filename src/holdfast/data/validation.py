@@ -212,7 +212,7 @@ def refusal(
         lines.append(f"{left_out} rows are left out by the length limits (`data.max_length`).")
     if good:
         lines.append(
-            f"Mend these rows, or set `validation: lenient` to train on the other {good}; "
+            f"Mend these rows, or set `data.validation=lenient` to train on the other {good}; "
             "the bad ones are then written to quarantine.jsonl."
         )
     else:

@@ -76,6 +76,7 @@ class ModelSection(Section):
     attention: str | None = None
     tokenizer: str | None = None
     chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     append_eos: bool = False
     from_scratch: FromScratch | None = None
 

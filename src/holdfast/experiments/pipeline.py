@@ -185,6 +185,7 @@ def _stage_arguments(config: RunConfig, folder: Path) -> tuple[SFTConfig | None,
             "model_revision": config.model.revision if stage == "sft" or config.sft is None else None,
             "attention": config.model.attention,
             "append_eos": config.model.append_eos,
+            "chat_template_kwargs": config.model.chat_template_kwargs,
         }
         try:
             return config_class(**{"save_strategy": "no"} | whole_run | settings)

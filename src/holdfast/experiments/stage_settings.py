@@ -34,6 +34,7 @@ RUN_WIDE = {
     "model_revision": "model.revision",
     "attention": "model.attention",
     "chat_template": "model.chat_template",
+    "chat_template_kwargs": "model.chat_template_kwargs",
     "append_eos": "model.append_eos",
 }
 

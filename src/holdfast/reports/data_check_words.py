@@ -25,7 +25,7 @@ REASONS = {
     "unknown_role": "a message's role is none that chat templates know",
     "turn_order": "the completion is not one assistant turn behind the prompt",
     "empty_prompt": "nothing to answer",
-    "empty_completion": "nothing to learn, or only whitespace",
+    "empty_completion": "nothing to learn: empty, or nothing that can be seen",
     "equal_pair": "chosen and rejected are the same",
     "template": "the chat template refuses the row, or what it gives cannot be trained on",
     "vocabulary": "a token id the model has no embedding for",
@@ -171,7 +171,7 @@ def cut_notes(report: Report) -> list[str]:
     truncation = report["truncation"]
     if truncation is None:
         return ["Not measured: that takes a tokenizer."] if report["good"] else []
-    notes = []
+    notes = [limits(truncation)]
     if any(found["rows_cut"] for side, found in truncation["sides"].items() if side != "prompt"):
         notes.append("A completion that is cut loses its end token: it does not teach the model to stop.")
     if truncation["dropped"]:
@@ -180,6 +180,13 @@ def cut_notes(report: Report) -> list[str]:
         pairs = count(truncation["equal_after_cut"], "pair")
         notes.append(f"Left out, as both sides are the same after the cut: {pairs}.")
     return notes
+
+
+def limits(truncation: Mapping[str, Any]) -> str:
+    """The length rule."""
+    names = ("max_length", "max_prompt_length")
+    given = [f"{name} {truncation[name]:,}" for name in names if truncation[name] is not None]
+    return f"Limits: {', '.join([*given, 'longer rows: ' + truncation['on_overflow']]) if given else 'none'}."
 
 
 def findings(report: Report) -> list[tuple[str, str]]:

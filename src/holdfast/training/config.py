@@ -28,6 +28,8 @@ class LeanConfig(TrainingArguments):
         data_format: name of the row layout, when it should not be found out.
         model_dtype, model_revision, attention: used when `model` is given by name.
         chat_template: a `.jinja` file, or a tokenizer whose template to take.
+        chat_template_kwargs: inputs of the chat template for every row (`{enable_thinking: false}`); a row's own go
+            before them.
         padding_free: compute each micro-batch as one row without padding, where the model can (the loss is the same).
         append_eos: add the tokenizer's end token where the chat template ends a turn without one.
         dataset_num_proc: processes that check and tokenize; None: one a core, shared out among a node's ranks.
@@ -46,6 +48,7 @@ class LeanConfig(TrainingArguments):
     model_revision: str | None = None
     attention: str | None = None
     chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     padding_free: bool = True
     append_eos: bool = False
     dataset_num_proc: int | None = None

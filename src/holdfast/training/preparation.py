@@ -77,6 +77,7 @@ def checker_of(
         train_on=getattr(args, "train_on", "last"),
         append_eos=args.append_eos,
         vocab_size=vocab_size,
+        chat_template_kwargs=args.chat_template_kwargs,
         seed=args.seed,
     )
 
