@@ -24,6 +24,14 @@ class ModelError(HoldfastError):
     """A model, tokenizer or adapter cannot be used as it is."""
 
 
+class CheckpointError(HoldfastError):
+    """A checkpoint, or the folder it belongs in, cannot be written or used as it is."""
+
+
+class FolderInUse(HoldfastError):
+    """Another run holds the folder."""
+
+
 class Interrupted(HoldfastError):
     """The user stopped a run."""
 

@@ -1,14 +1,28 @@
-"""Files that are whole or absent, and the folder for what need not be computed twice."""
+"""Files that are whole or absent, on the disk and not only in memory; and the folder for what need not be
+computed twice."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# What a network file system, or a disk under load, says of an action that may well succeed a moment later.
+TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY})
+ATTEMPTS = 3
+PAUSE = 0.2  # seconds before the second attempt; doubled before the third
 
 
 def cache_folder(configured: str | Path | None = None) -> Path:
@@ -28,10 +42,10 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = Path(name)
     try:
         yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(beside)
         beside.chmod(0o644)  # as any other file; mkstemp's are private
         beside.replace(path)
+        sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -52,6 +66,19 @@ def making(folder: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def sync(path: Path) -> None:
+    """Have the disk hold a file's bytes, or a folder's names: they outlive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems sync their folders by themselves, and refuse to be told.
+        if error.errno != errno.EINVAL or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
+    finally:
+        os.close(handle)
+
+
 def digest_of(path: Path) -> str:
     """32 hexadecimal digits of a file's bytes."""
     digest = blake2b(digest_size=16)
@@ -59,3 +86,35 @@ def digest_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hexadecimal digits, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def errno_of(error: BaseException) -> int | None:
+    """The system's number of what went wrong (`errno.ENOSPC`, ...); None where the system did not refuse anything.
+
+    The safetensors library gives it in its message alone.
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def retried(action: Callable[[], T]) -> T:
+    """What `action` returns; called up to three times where the system says that the fault may pass.
+
+    An action that writes must start anew each time: after a failed sync the system may drop the bytes it held.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return action()
+        except Exception as error:
+            if errno_of(error) not in TRANSIENT:
+                raise
+            time.sleep(PAUSE * attempt)
+    return action()

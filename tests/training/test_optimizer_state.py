@@ -1,0 +1,64 @@
+"""An optimizer gets its state back as it was saved."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import Adafactor
+
+from holdfast.training.optimizer_state import restore_optimizer
+
+
+def stepped(dtype: torch.dtype) -> tuple[Any, torch.nn.Parameter]:
+    weight = torch.nn.Parameter(torch.linspace(-1, 1, 6).reshape(2, 3).to(dtype))
+    optimizer = Adafactor([weight])
+    weight.grad = torch.linspace(0.1, 0.7, 6).reshape(2, 3).to(dtype)
+    optimizer.step()
+    return optimizer, weight
+
+
+def test_moments_are_not_rounded_to_their_parameters_format() -> None:
+    optimizer, weight = stepped(torch.bfloat16)
+    saved = copy.deepcopy(optimizer.state_dict())
+    moment = saved["state"][0]["exp_avg_sq_row"]
+    assert moment.dtype is torch.float32
+
+    plain = Adafactor([weight])
+    plain.load_state_dict(copy.deepcopy(saved))
+    assert plain.state[weight]["exp_avg_sq_row"].dtype is torch.bfloat16  # why there is a function of our own
+
+    fresh = Adafactor([weight])
+    restore_optimizer(fresh, saved)
+    assert fresh.state[weight]["exp_avg_sq_row"].dtype is torch.float32
+    assert torch.equal(fresh.state[weight]["exp_avg_sq_row"], moment)
+
+
+def test_each_parameter_gets_its_own() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+
+    def make() -> torch.optim.Optimizer:
+        groups = [{"params": [weights[2]]}, {"params": weights[:2], "lr": 0.5}]
+        return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+
+    optimizer = make()
+    for n, weight in enumerate(weights):
+        weight.grad = torch.full((2,), float(n)) if n != 1 else None  # one has no state
+    optimizer.step()
+    fresh = make()
+    restore_optimizer(fresh, optimizer.state_dict())
+    assert [fresh.state[weight]["momentum_buffer"].tolist() for weight in (weights[0], weights[2])] == [
+        [0.0, 0.0],
+        [2.0, 2.0],
+    ]
+    assert weights[1] not in fresh.state or fresh.state[weights[1]].get("momentum_buffer") is None
+    assert [group["lr"] for group in fresh.param_groups] == [0.1, 0.5]
+
+
+def test_the_state_of_other_parameters_is_refused() -> None:
+    optimizer, _ = stepped(torch.float32)
+    other = Adafactor([torch.nn.Parameter(torch.zeros(2)) for _ in range(2)])
+    with pytest.raises(ValueError, match="doesn't match the size"):
+        restore_optimizer(other, optimizer.state_dict())
