@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,11 +81,8 @@ def sync(path: Path) -> None:
 
 def digest_of(path: Path) -> str:
     """32 hexadecimal digits of a file's bytes."""
-    digest = blake2b(digest_size=16)
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -22,7 +22,6 @@ from holdfast.errors import ConfigError, DataError
 from holdfast.reports import data_check_words as words
 from holdfast.reports.visible import visible
 
-MAX_LENGTH = 1024  # tokens; the default of a run
 LISTED = 6  # bad rows shown in a terminal; what goes to a file or a pipe lists all of them
 DETAIL = 300  # characters shown of what is wrong with a row
 PIECE = 480  # characters shown of a piece of an example
@@ -63,7 +62,7 @@ def show_check(
         HoldfastError: the source, the tokenizer or a setting cannot be used.
     """
     from holdfast.data.check import check_source
-    from holdfast.data.lengths import LengthRule
+    from holdfast.data.lengths import MAX_LENGTH, LengthRule
 
     of_tokens = (max_length, max_prompt_length, chat_template) != (None, None, None) or on_overflow != "cut"
     if model is None and (of_tokens or append_eos or train_on != "last"):

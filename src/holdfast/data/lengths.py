@@ -10,6 +10,7 @@ from holdfast.data.faults import RowFault
 from holdfast.errors import ConfigError, did_you_mean
 
 Overflow = Literal["cut", "drop", "error"]
+MAX_LENGTH = 1024  # tokens of a prompt and one completion, where nothing else is set
 
 
 @dataclass(frozen=True)

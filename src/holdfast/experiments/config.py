@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from holdfast.data.formats import get_format
+from holdfast.data.lengths import MAX_LENGTH
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.experiments.stage_settings import stage_settings
 from holdfast.experiments.values import fault_words, members, mistaken_for_number
@@ -98,7 +99,7 @@ class DataSection(Section):
     sft_fraction: float = Field(default=0.33, ge=0, le=1)
     eval_fraction: float = Field(default=0.02, ge=0, lt=1)
     limit: int | None = Field(default=None, ge=1)
-    max_length: int = Field(default=1024, ge=2)
+    max_length: int = Field(default=MAX_LENGTH, ge=2)
     max_prompt_length: int | None = Field(default=None, ge=1)
     on_overflow: Literal["cut", "drop", "error"] = "cut"
 

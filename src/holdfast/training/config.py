@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from transformers import TrainingArguments
 
+from holdfast.data.lengths import MAX_LENGTH
 from holdfast.errors import ConfigError
 from holdfast.objectives.base import Kind
 from holdfast.objectives.pairs import PairObjective
@@ -40,7 +41,7 @@ class LeanConfig(TrainingArguments):
     objective_kind: ClassVar[Kind]
 
     objective: Any = None
-    max_length: int = 1024
+    max_length: int = MAX_LENGTH
     on_overflow: Literal["cut", "drop", "error"] = "cut"
     validation: Literal["strict", "lenient"] = "strict"
     data_format: str | None = None
