@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test soak bench lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/holdfast demo
@@ -13,6 +13,16 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+
+# The suite of faults ten times, killed at other moments each time, and oftener: for what fails once in a while.
+# About two hours on two cores; ROUNDS=3 for less, KILLS=50 for more
+ROUNDS ?= 10
+KILLS ?= 20
+soak: $(VENV)/.installed-test
+	set -e; for round in $$(seq 1 $(ROUNDS)); do \
+	  echo "round $$round of $(ROUNDS)"; \
+	  HOLDFAST_SOAK_SEED=$$round HOLDFAST_KILLS=$(KILLS) $(BIN)/python -m pytest -n 2 tests/faults; \
+	done
 
 # About ten minutes on two cores; ARGS="--quick" for less, ARGS="--help" for more
 bench: $(VENV)/.installed-bench

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import hashlib
+import lzma
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from holdfast import files
-from holdfast.files import errno_of, replacing, retried, sha256_of, sync
+from holdfast.files import (
+    begins_as_safetensors,
+    errno_of,
+    foreign_kind,
+    replacing,
+    retried,
+    sha256_of,
+    sync,
+)
 
 
 def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(
@@ -105,3 +117,36 @@ def test_what_may_pass_is_tried_three_times(
             retried(action)
         assert caught.value.errno == faults[calls - 1]
     assert len(made) == calls
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (pickle.dumps({}, protocol=2), "a Python pickle"),
+        (pickle.dumps({}, protocol=5), "a Python pickle"),
+        (b"\x80\x06", None),
+        (b"PK\x03\x04rest", "a zip archive, as torch.save writes"),
+        (b"PK", None),
+        (gzip.compress(b"", mtime=0), "packed by gzip"),
+        (bz2.compress(b""), "packed by bzip2"),
+        (b"BZh0", None),
+        (lzma.compress(b""), "packed by xz"),
+        (b"(\xb5/\xfd", "packed by zstd"),
+        (bytes(257) + b"ustar\0", "a tar archive"),
+        (bytes(256) + b"ustar\0", None),
+        (b"", None),
+        (b'{"prompt": "PK"}', None),
+        ("\ufeff{}".encode(), None),
+    ],
+)
+def test_what_the_first_bytes_say(head: bytes, kind: str | None) -> None:
+    assert foreign_kind(head) == kind
+
+
+def test_how_safetensors_begin() -> None:
+    content = (640).to_bytes(8, "little") + b"{".ljust(640)
+    assert foreign_kind(content) == "a Python pickle"  # by its first two bytes alone
+    assert begins_as_safetensors(content, len(content))
+    assert not begins_as_safetensors(content, len(content) - 1)
+    assert not begins_as_safetensors(pickle.dumps({}), 1 << 40)
+    assert not begins_as_safetensors(b"", 0)

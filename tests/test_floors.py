@@ -17,6 +17,7 @@ ROOT = Path(holdfast.__file__).parent
 FLOORS = [
     "errors",
     "files",
+    "ranks",
     "objectives",
     "ops",
     "data",
@@ -35,7 +36,7 @@ FLOORS = [
 ALONE = {
     "objectives": {"errors"},
     "ops": {"errors"},
-    "data": {"errors", "files"},
+    "data": {"errors", "files", "ranks"},
     "evaluation": {"errors", "files", "objectives", "ops", "data", "models", "diagnostics", "capability"},
     "reports": {"errors", "files"},
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class HoldfastError(Exception):
@@ -32,10 +34,47 @@ class FolderInUse(HoldfastError):
     """Another run holds the folder."""
 
 
-class Interrupted(HoldfastError):
-    """The user stopped a run."""
+class PeerError(HoldfastError):
+    """Another process of the run has failed, and says why itself; this one ends likewise.
 
-    exit_code = 130
+    Attributes:
+        exit_code: the other one's.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class NonFiniteError(HoldfastError):
+    """A loss, a gradient or a parameter is NaN or infinite."""
+
+    exit_code = 3
+
+
+class SpikeError(HoldfastError):
+    """A step's loss or gradient is far beyond those before it."""
+
+    exit_code = 3
+
+
+class Interrupted(HoldfastError):
+    """A signal stopped a run.
+
+    Attributes:
+        what: what was stopped, and what there is of it.
+        checkpoint: what was saved before the end.
+        exit_code: 128 and the signal's number, as shells have it: 130 for Ctrl-C, 143 for a scheduler's SIGTERM.
+    """
+
+    def __init__(
+        self, what: str, how_to_go_on: str, *, number: int = signal.SIGINT, checkpoint: Path | None = None
+    ) -> None:
+        super().__init__(f"{what}; {how_to_go_on}")
+        self.what = what
+        self.number = number
+        self.checkpoint = checkpoint
+        self.exit_code = 128 + number
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

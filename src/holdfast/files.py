@@ -1,5 +1,5 @@
-"""Files that are whole or absent, on the disk and not only in memory; and the folder for what need not be
-computed twice."""
+"""Files that are whole or absent, on the disk and not only in memory; the folder for what need not be computed twice;
+and what a file's first bytes say it is, whatever its name says."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ T = TypeVar("T")
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY})
 ATTEMPTS = 3
 PAUSE = 0.2  # seconds before the second attempt; doubled before the third
+
+# What a pickle is named, and PyTorch's files, which are pickles: loading one can run any code.
+PICKLES = frozenset(".pkl .pickle .pt .pth .bin .ckpt .joblib .dill".split())
+HEAD = 262  # bytes that `foreign_kind` looks at
+_MAGIC = (
+    (0, b"\x80[\x02-\x05]", "a Python pickle"),
+    (0, b"PK\x03\x04", "a zip archive, as torch.save writes"),
+    (0, b"\x1f\x8b", "packed by gzip"),
+    (0, b"BZh[1-9]", "packed by bzip2"),
+    (0, b"\xfd7zXZ\0", "packed by xz"),
+    (0, b"\\(\xb5/\xfd", "packed by zstd"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!\x1a\x07", "a rar archive"),
+    (257, b"ustar", "a tar archive"),
+)
 
 
 def cache_folder(configured: str | Path | None = None) -> Path:
@@ -89,6 +104,22 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's bytes, 64 hexadecimal digits, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def foreign_kind(head: bytes) -> str | None:
+    """What a file is that begins with these bytes (`HEAD` of them, or all), if it is a pickle or an archive.
+
+    Pickles of the protocols 0 and 1 are text, and look like any other.
+    """
+    return next((kind for at, magic, kind in _MAGIC if re.match(magic, head[at:], re.DOTALL)), None)
+
+
+def begins_as_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file of so many bytes begins as safetensors: the length of the header, eight bytes, and a JSON object.
+
+    To be asked before `foreign_kind`: a length of 640 alone looks like a pickle of protocol 2.
+    """
+    return 8 + int.from_bytes(head[:8], "little") <= size and head[8:9] == b"{"
 
 
 def errno_of(error: BaseException) -> int | None:

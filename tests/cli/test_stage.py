@@ -70,8 +70,11 @@ def test_one_stage_runs_to_the_report(
     said = invoke(stage, str(start), "pairs.jsonl", *QUICK, *settings, *shares)
     folder = Path("runs") / f"{stage}-start"
     assert f"report: {folder / 'report.html'}" in said
-    assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<html" in page
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert record["settings"][stage]["adam_beta2"] == 0.999
+    assert "adam_beta2" not in page  # the defaults of a hundred settings stand in the record alone
     assert list(record["stages"]) == [stage]
     assert record["stages"][stage]["steps"] == 2
     assert record["config"][OTHER[stage]] is None

@@ -248,7 +248,7 @@ class Counted(io.BytesIO):
 
 def test_a_large_value_is_taken_in_by_growing_pieces() -> None:
     stream = Counted(b'["' + b"x" * 1_000_000 + b'"]')
-    window = JsonWindow(Path("rows.json"), stream, 10)
+    window = JsonWindow("rows.json", stream, 10)
     assert window.next() == "["
     window.read()
     assert len(window.value[0]) == 1_000_000

@@ -53,3 +53,8 @@ def test_values_that_pass() -> None:
 def test_shown() -> None:
     values = [None, True, 1.5, "a", datetime.date(2024, 1, 2), [1]]
     assert [shown(value) for value in values] == ["null", "true", "1.5", "'a'", "2024-01-02", "[1]"]
+
+
+def test_of_a_url_only_the_scheme_is_shown() -> None:
+    assert shown("https://user:KEY@host/?token=KEY") == "'https://...'"
+    assert shown(["s3://KEY@x", {"a": "b://KEY"}]) == "['s3://...', {'a': 'b://...'}]"

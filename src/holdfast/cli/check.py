@@ -77,9 +77,10 @@ def show_check(
     tokenizer = vocabulary = None
     if model is not None:  # the libraries that this takes are slow to import
         quiet_libraries()
-        from holdfast.models.loading import load_tokenizer, vocabulary_of
+        from holdfast.models.loading import load_tokenizer, require_embedded, vocabulary_of
 
         tokenizer, vocabulary = load_tokenizer(model, chat_template=chat_template), vocabulary_of(model)
+        require_embedded(tokenizer, vocabulary)
     if sys.stderr.isatty():
         Console(stderr=True).print(Text(f"checking {visible(source)} ...", "dim"))
     try:

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 bad input or configuration; 3 stopped by a health verdict;
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,8 +13,10 @@ from typing import Annotated, Literal
 import typer
 
 from holdfast import __version__
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, Interrupted, PeerError
+from holdfast.reports.visible import visible
 
+LINES = "\n\t"  # what sets out a message
 app = typer.Typer(
     name="holdfast",
     help="Post-train language models without unlearning.",
@@ -27,6 +30,9 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Override a key: align.learning_rate=1.0e-6"),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move a run that is there aside.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run that is there; where there is none, begin it.")
+]
 
 
 @app.command()
@@ -34,11 +40,12 @@ def run(
     config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
     overrides: Overrides = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> None:
     """Rows in, aligned model and report out: the two stages of a YAML file."""
     from holdfast.cli.run import run_pipeline
 
-    run_pipeline(config, overrides or [], overwrite=overwrite)
+    run_pipeline(config, overrides or [], overwrite=overwrite, resume=resume)
 
 
 ModelName = Annotated[
@@ -84,6 +91,7 @@ def sft(
     config: ConfigFile = None,
     output_dir: OutputDir = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> None:
     """Supervised fine-tuning alone: demonstrations (or the chosen answers of pairs) in, model and report out.
 
@@ -91,7 +99,16 @@ def sft(
     """
     from holdfast.cli.stage import run_stage
 
-    run_stage("sft", model, data, settings or [], config=config, output_dir=output_dir, overwrite=overwrite)
+    run_stage(
+        "sft",
+        model,
+        data,
+        settings or [],
+        config=config,
+        output_dir=output_dir,
+        overwrite=overwrite,
+        resume=resume,
+    )
 
 
 @app.command(
@@ -104,6 +121,7 @@ def align(
     config: ConfigFile = None,
     output_dir: OutputDir = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> None:
     """Preference alignment alone: pairs in, aligned model and report out; SLIME unless `objective` says otherwise.
 
@@ -111,7 +129,16 @@ def align(
     """
     from holdfast.cli.stage import run_stage
 
-    run_stage("align", model, data, settings or [], config=config, output_dir=output_dir, overwrite=overwrite)
+    run_stage(
+        "align",
+        model,
+        data,
+        settings or [],
+        config=config,
+        output_dir=output_dir,
+        overwrite=overwrite,
+        resume=resume,
+    )
 
 
 @app.command()
@@ -123,6 +150,21 @@ def demo(
     from holdfast.cli.demo import show_demo
 
     show_demo(output_dir, seed)
+
+
+@app.command(epilog="Example: holdfast sweep recipes/continuum/tiny.yaml --jobs 2")
+def sweep(
+    config: Annotated[Path, typer.Argument(metavar="FILE", help="The sweep's YAML file.")],
+    overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes side by side, of one thread each.")] = 1,
+) -> None:
+    """Every objective in every setting of the continuum, tiny models: a table and a figure.
+
+    Finished cells are on disk; the same command goes on from them.
+    """
+    from holdfast.cli.sweep import show_sweep
+
+    show_sweep(config, overrides or [], jobs)
 
 
 @app.command()
@@ -191,14 +233,128 @@ def check(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(
+    epilog="Example: holdfast probe Qwen/Qwen3-4B-Base rows.jsonl --pilot 100 learning_rate=2e-5 adapter=null"
+)
+def probe(
+    model: ModelName,
+    data: DataName,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Settings of the pilot's trainings, as `holdfast sft` takes them (learning_rate=2e-5, adapter=null).",
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Rows to probe, a seeded sample; 0: all.")] = 2000,
+    pilot: Annotated[
+        int, typer.Option(metavar="N", help="Also train N steps with each candidate objective, and compare.")
+    ] = 0,
+    held_out: Annotated[int, typer.Option(help="Rows a pilot is judged on; at most a fifth of all.")] = 200,
+    samples: Annotated[int, typer.Option(help="Answers a held-out prompt at temperature 1.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Rows a forward.")] = 8,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Of the weights that are probed; auto: the checkpoint's."),
+    ] = "float32",
+    seed: Annotated[int, typer.Option(help="Chooses the rows, the intervals' draws, the pilot's.")] = 0,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens of prompt and answer together; a run's default, 1024.")
+    ] = None,
+    max_prompt_length: Annotated[int | None, typer.Option(help="Tokens a prompt may have.")] = None,
+    on_overflow: Annotated[
+        Literal["cut", "drop", "error"], typer.Option(help="What happens to longer rows.")
+    ] = "cut",
+    train_on: Annotated[
+        Literal["last", "all"], typer.Option(help="Assistant turns that are targets.")
+    ] = "last",
+    chat_template: Annotated[
+        str | None, typer.Option(help="A .jinja file, or a tokenizer whose template to take.")
+    ] = None,
+    append_eos: Annotated[
+        bool, typer.Option("--append-eos", help="Close turns that the template leaves open.")
+    ] = False,
+    validation: Annotated[
+        Literal["strict", "lenient"], typer.Option(help="strict: one bad row is exit code 2.")
+    ] = "strict",
+    format: Annotated[str | None, typer.Option(help="The rows' layout; by default found out.")] = None,
+    split: Annotated[str | None, typer.Option(help="A split of a hub data set or folder.")] = None,
+    revision: Annotated[str | None, typer.Option(help="A revision of a hub data set.")] = None,
+    source_column: Annotated[
+        str | None, typer.Option(help="A column whose values are told apart; by default `source`, or files.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            metavar="FOLDER",
+            help="Where probe.json goes.",
+            show_default="runs/probe-MODEL",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the report as a page.")] = None,
+) -> None:
+    """Which objective for this model and these rows: the regime, the reason, and the YAML to paste."""
+    from holdfast.cli.probe import show_probe
+
+    show_probe(
+        model,
+        data,
+        settings or [],
+        rows=rows,
+        pilot=pilot,
+        held_out=held_out,
+        samples=samples,
+        batch_size=batch_size,
+        dtype=dtype,
+        seed=seed,
+        max_length=max_length,
+        max_prompt_length=max_prompt_length,
+        on_overflow=on_overflow,
+        train_on=train_on,
+        chat_template=chat_template,
+        append_eos=append_eos,
+        validation=validation,
+        format=format,
+        split=split,
+        revision=revision,
+        source_column=source_column,
+        output_dir=output_dir,
+        as_json=as_json,
+        html=html,
+    )
+
+
+@app.command(epilog="Example: holdfast explain --plot nll f_alpha:alpha=0.3 threshold:base=p,low=0.2")
 def explain(
-    name: Annotated[str | None, typer.Argument(help="An objective; leave out for the list.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Objectives; leave out for the list. With --plot, settings may follow: f_alpha:alpha=0.3",
+        ),
+    ] = None,
+    plot: Annotated[
+        bool,
+        typer.Option(
+            "--plot",
+            help="Draw f(p) and its gradient weight W_f(p) of token objectives; without names, the four of the "
+            "paper's figure.",
+        ),
+    ] = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The figure: .svg or .png.")
+    ] = Path("objective-shapes.svg"),
 ) -> None:
     """What an objective computes, its symbols and defaults, what it needs, and where it comes from."""
-    from holdfast.cli.explain import show
+    from holdfast.cli import explain as explaining
 
-    show(name)
+    if plot:
+        explaining.plot(names or [], output)
+    else:
+        explaining.show(names or [])
 
 
 @app.command()
@@ -225,5 +381,9 @@ def main() -> None:
     try:
         app()
     except HoldfastError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        # Every process of a run is interrupted, and one of them says so; an error may be any one's alone.
+        of_another = isinstance(error, PeerError)
+        if not of_another and (not isinstance(error, Interrupted) or int(os.environ.get("RANK", 0)) == 0):
+            # a message may hold a name out of somebody's file: nothing in it is for the terminal to obey
+            typer.secho(f"error: {visible(str(error), keep=LINES)}", fg="red", err=True)
         sys.exit(error.exit_code)

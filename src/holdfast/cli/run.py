@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from holdfast.experiments.config import RunConfig
 
 
-def run_pipeline(config: Path, overrides: Sequence[str], *, overwrite: bool) -> None:
+def run_pipeline(config: Path, overrides: Sequence[str], *, overwrite: bool, resume: bool) -> None:
     """Check the configuration, run its stages, write the report."""
     quiet_libraries()
     from holdfast.experiments.config import load_config
 
-    run_and_report(load_config(config, overrides), overwrite=overwrite)
+    run_and_report(load_config(config, overrides), overwrite=overwrite, resume=resume)
 
 
-def run_and_report(settings: RunConfig, *, overwrite: bool) -> None:
+def run_and_report(settings: RunConfig, *, overwrite: bool, resume: bool) -> None:
     """Run the configured stages and write the report.
 
     Raises:
@@ -32,10 +32,11 @@ def run_and_report(settings: RunConfig, *, overwrite: bool) -> None:
     from holdfast.experiments.pipeline import run
 
     try:
-        folder = run(settings, overwrite=overwrite, say=typer.echo)
+        folder = run(settings, overwrite=overwrite, resume=resume, say=typer.echo)
     except KeyboardInterrupt as error:
+        # the second Ctrl-C: nothing was waited for
         raise Interrupted(
-            f"interrupted; '{settings.output_dir}' holds the finished stages, nothing of the one that was running"
+            f"ended at once; '{settings.output_dir}' holds what was saved before", "go on with --resume"
         ) from error
     from accelerate import PartialState
 

@@ -30,11 +30,12 @@ def run_stage(
     config: Path | None,
     output_dir: Path | None,
     overwrite: bool,
+    resume: bool,
 ) -> None:
     """Check the settings, run the stage, write the report."""
     quiet_libraries()
     settings = stage_config(stage, model, data, overrides, config=config, output_dir=output_dir)
-    run_and_report(settings, overwrite=overwrite)
+    run_and_report(settings, overwrite=overwrite, resume=resume)
 
 
 def stage_config(
@@ -59,12 +60,13 @@ def stage_config(
         ConfigError: an unknown key (names the nearest) or a wrong value.
     """
     from holdfast.experiments.config import parse_config
+    from holdfast.experiments.values import shown
     from holdfast.experiments.yaml_file import apply_override, read_yaml
 
     for name, value in (("MODEL", model), ("DATA", data)):
         if "=" in value and not Path(value).exists():
             raise ConfigError(
-                f"{name} is missing: '{value}' is a setting; write holdfast {stage} MODEL DATA first"
+                f"{name} is missing: {shown(value)} is a setting; write holdfast {stage} MODEL DATA first"
             )
     raw = read_yaml(config) if config is not None else {}
     raw["model"] = _named(raw.get("model"), "name", model, OF_THE_MODEL)

@@ -1,6 +1,7 @@
 """Rows of any layout -> validated records -> tokens -> batches.
 
 sources.py             a path, hub name or data set -> rows, each with the place it stands
+folders.py             which files of a folder are its rows, and what must not stand among them
 file_readers.py        one kind of file -> its rows
 json_text.py           JSON read in pieces, and its faults in words
 formats.py             the table of accepted row layouts, and which of them a file has
@@ -12,6 +13,7 @@ records.py             PreferenceRecord, SFTRecord
 faults.py              why a row cannot be used: the reasons, and what carries them
 validation.py          every row checked; strict refuses, lenient sets aside
 splits.py              disjoint by prompt, decided by a seeded hash
+time_limit.py          how long somebody else's program, such as a chat template, may compute
 rendering.py           a tokenizer and its chat template, and what is checked of both
 lengths.py             max_length: one rule for both sides of a pair, and its report
 template_content.py    whether a template keeps what the messages say

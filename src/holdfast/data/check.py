@@ -13,7 +13,7 @@ from holdfast.data.check_report import CheckReport, TemplateCheck
 from holdfast.data.check_warnings import warnings_of
 from holdfast.data.encoders import TrainOn
 from holdfast.data.examine import Checker, Row, checker, examine
-from holdfast.data.faults import Problem, TemplateProperty
+from holdfast.data.faults import Problem, TemplateProperty, shown
 from holdfast.data.findings import Findings, histograms, repeats
 from holdfast.data.formats import Kind
 from holdfast.data.lengths import LengthRule
@@ -142,7 +142,7 @@ def report_on(
 
 def name_of(source: Any) -> str:
     """A source's name for people."""
-    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
+    return shown(source) if isinstance(source, (str, Path)) else type(source).__name__
 
 
 def _template_checks(total: Findings, chat: ChatRenderer) -> list[TemplateCheck]:

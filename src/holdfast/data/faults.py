@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from holdfast.errors import DataError
@@ -38,6 +39,9 @@ TemplateProperty = Literal[
 
 EXCERPT = 200  # characters of a row shown in messages
 DEEPEST = 100  # levels a row may nest: far more than any data needs, far fewer than Python's own limit
+LONGEST_DETAIL = (
+    1200  # characters of what is wrong with a row: a key, or what a template says, can be any length
+)
 LARGEST_INTEGER = 1024  # bits; beyond, an integer is written in hexadecimal, which takes no time to convert
 
 
@@ -54,6 +58,7 @@ class RowFault(DataError):
     def __init__(
         self, reason: Reason, detail: str, where: str = "", *, check: TemplateProperty | None = None
     ) -> None:
+        detail = shortened(detail)
         super().__init__(f"{where + ': ' if where else ''}{reason}: {detail}")
         self.reason: Reason = reason
         self.detail = detail
@@ -129,9 +134,19 @@ def _writable(value: Any, depth: int = 0) -> Any:
     return value
 
 
+def shortened(text: str, most: int = LONGEST_DETAIL) -> str:
+    """`text` without its middle where it is longer: what is wrong stands at its beginning, what to do at its end."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 3 :]}"
+
+
 def printable(text: str) -> str:
     """`text` with everything escaped that a terminal obeys or cannot show: controls, bidi marks, surrogates."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def shown(path: Path | str) -> str:
+    """A path for messages and records: a name may hold what a terminal obeys, or what is not UTF-8."""
+    return printable(str(path))
 
 
 def names_of(keys: Iterable[Any]) -> str:

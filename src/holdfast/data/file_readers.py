@@ -14,15 +14,15 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from holdfast.data.faults import Unreadable, as_json
-from holdfast.data.json_text import TOO_EARLY, JsonWindow, Parser, parse_line
+from holdfast.data.faults import Unreadable, as_json, shown
+from holdfast.data.json_text import LARGEST_ROW, TOO_EARLY, JsonWindow, Parser, parse_line
 from holdfast.errors import DataError
+from holdfast.files import HEAD, foreign_kind
 
 Rows = Iterator[tuple[str, Any]]
 Stream = BufferedReader | GzipFile
 
 PIECE = 1 << 20  # bytes of a .json file read at a time
-LARGEST_CELL = 1 << 26  # characters of a CSV cell; beyond, a quote was left open
 PARQUET_BATCH = 1000  # rows decoded at a time
 CONVERSATIONS = {"conversations", "messages"}  # keys whose value is a conversation in every layout
 LIST_KEYS = CONVERSATIONS | {"completions", "history"}
@@ -43,11 +43,11 @@ def suffix_of(path: Path) -> str | None:
 
 def read_jsonl(path: Path) -> Rows:
     """One JSON value a line. Lines end at `\\n` alone: U+2028 and its kin are text."""
-    parser = Parser()
+    name, parser = shown(path), Parser()
     with _opened_text(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(_lines(stream, name), start=1):
             if line.strip():
-                yield f"{path}:{number}", parse_line(line.rstrip(b"\r\n"), parser)
+                yield f"{name}:{number}", parse_line(line.rstrip(b"\r\n"), parser)
 
 
 def read_json(path: Path, piece: int = PIECE) -> Rows:
@@ -60,13 +60,13 @@ def read_json(path: Path, piece: int = PIECE) -> Rows:
         DataError: an array that is not JSON throughout; past the fault, where a row begins cannot be known.
     """
     with _opened_text(path) as stream:
-        window = JsonWindow(path, stream, piece)
+        window = JsonWindow(shown(path), stream, piece)
         first = window.next()
         if first == "[":
             yield from _array(window)
             return
         if first and _is_one_value(window):
-            yield f"{path}:{window.line}", window.value
+            yield f"{window.name}:{window.line}", window.value
             return
     yield from read_jsonl(path)
 
@@ -83,7 +83,7 @@ def _array(window: JsonWindow) -> Rows:
         number += 1
         shared = f" row {number}" if window.line == line else ""
         line = window.line
-        yield f"{window.path}:{line}{shared}", window.value
+        yield f"{window.name}:{line}{shared}", window.value
         mark = window.next()
         if mark == ",":
             window.at += 1
@@ -123,11 +123,13 @@ def read_csv(path: Path) -> Rows:
     Raises:
         DataError: a row that is not CSV: where the next one begins cannot be known; two columns of one name.
     """
-    # Cells hold long answers, and the module's limit of 128 KiB is one setting for the process.
-    csv.field_size_limit(LARGEST_CELL)
+    # Cells hold long answers, and the module's limit of 128 KiB is one setting for the process. Beyond this one, a
+    # quote was left open.
+    csv.field_size_limit(LARGEST_ROW)
     with _opened_text(path) as stream:
         # A byte that is not UTF-8 becomes a lone surrogate, and so the fault of its row alone.
-        lines = (line.decode("utf-8", "surrogateescape") for line in stream)
+        name = shown(path)
+        lines = (line.decode("utf-8", "surrogateescape") for line in _lines(stream, name))
         reader = csv.reader(lines, strict=True)
         begin, parser = 1, Parser()
         try:
@@ -135,17 +137,17 @@ def read_csv(path: Path) -> Rows:
             begin = reader.line_num + 1
             for cells in reader:
                 if cells:
-                    yield f"{path}:{begin}", _csv_row(header, cells, parser)
+                    yield f"{name}:{begin}", _csv_row(header, cells, parser)
                 begin = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"{path}:{begin}: not CSV: {_csv_words(error, reader.line_num)}") from error
+            raise DataError(f"{name}:{begin}: not CSV: {_csv_words(error, reader.line_num)}") from error
 
 
 def _columns(path: Path, header: list[str]) -> list[str]:
     """The names of the columns; those without a name may be several."""
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
-        raise DataError(f"{path}: two columns are called {twice[0]!r}; rename or remove one")
+        raise DataError(f"{shown(path)}: two columns are called {twice[0]!r}; rename or remove one")
     return header
 
 
@@ -202,7 +204,7 @@ def read_parquet(path: Path) -> Rows:
             file = parquet.ParquetFile(pyarrow.PythonFile(stream, mode="r"))
             yield from _rows_of_batches(path, file.iter_batches(batch_size=PARQUET_BATCH))
     except (pyarrow.ArrowException, *DAMAGED) as error:
-        raise DataError(f"{path}: not a parquet file that can be read: {error}") from error
+        raise DataError(f"{shown(path)}: not a parquet file that can be read: {error}") from error
 
 
 def read_arrow(path: Path) -> Rows:
@@ -220,11 +222,11 @@ def read_arrow(path: Path) -> Rows:
                 batches = iter(reader)
             yield from _rows_of_batches(path, batches)
     except (pyarrow.ArrowException, *DAMAGED) as error:
-        raise DataError(f"{path}: not an Arrow file that can be read: {error}") from error
+        raise DataError(f"{shown(path)}: not an Arrow file that can be read: {error}") from error
 
 
 def _rows_of_batches(path: Path, batches: Iterator[Any]) -> Rows:
-    number = 0
+    number, name = 0, shown(path)
     for batch in batches:
         _columns(path, batch.schema.names)
         rows: list[Any]
@@ -234,7 +236,7 @@ def _rows_of_batches(path: Path, batches: Iterator[Any]) -> Rows:
             rows = [_decoded(batch.slice(index, 1)) for index in range(batch.num_rows)]
         for row in rows:
             number += 1
-            yield f"{path} row {number}", row
+            yield f"{name} row {number}", row
 
 
 def _damage(part: Any) -> str | None:
@@ -272,15 +274,39 @@ def _opened_text(path: Path) -> Iterator[Stream]:
         DataError: its first bytes say that it is no UTF-8 text.
     """
     with _opened(path) as stream:
-        head = stream.peek(4)[:4]
-        encoding = _wide_encoding(head)
+        head = _head(stream)
+        encoding = _wide_encoding(head[:4])
         if encoding is not None:
-            raise DataError(f"{path}: {encoding} text; save it as UTF-8 (`iconv -f {encoding} -t UTF-8`)")
-        if head.startswith(b"\x1f\x8b"):
-            raise DataError(f"{path}: packed by gzip; end its name in .gz, or unpack it")
+            raise DataError(
+                f"{shown(path)}: {encoding} text; save it as UTF-8 (`iconv -f {encoding} -t UTF-8`)"
+            )
+        kind = foreign_kind(head)
+        if kind == "packed by gzip":
+            raise DataError(f"{shown(path)}: packed by gzip; end its name in .gz, or unpack it")
+        if kind is not None:
+            raise DataError(f"{shown(path)}: not text, but {kind}: loading it may run code, so it is not")
         if head.startswith(codecs.BOM_UTF8):
             stream.read(len(codecs.BOM_UTF8))
         yield stream
+
+
+def _head(stream: Stream) -> bytes:
+    """The first `HEAD` bytes, or all; left to be read."""
+    head = stream.read(HEAD)
+    stream.seek(0)
+    return head
+
+
+def _lines(stream: Stream, name: str) -> Iterator[bytes]:
+    """The lines of a text, read one at a time, with their ends.
+
+    Raises:
+        DataError: a line that no row needs: a file without line breaks, or a gzip file that unpacks without end.
+    """
+    for number, line in enumerate(iter(lambda: stream.readline(LARGEST_ROW + 1), b""), start=1):
+        if len(line) > LARGEST_ROW:
+            raise DataError(f"{name}:{number}: a line of more than {LARGEST_ROW >> 20} MiB, which is no row")
+        yield line
 
 
 def _wide_encoding(head: bytes) -> str | None:
@@ -302,9 +328,9 @@ def _opened(path: Path) -> Iterator[Stream]:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             yield stream
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file: {error}") from error
+        raise DataError(f"{shown(path)}: damaged gzip file: {error}") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {

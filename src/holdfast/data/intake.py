@@ -2,13 +2,15 @@
 
 A folder `<cache>/rows/<key>/` holds `rows.arrow` (see `stored`), `quarantine.jsonl` (every bad row) and `report.json`
 (the check's report). The key is a hash of all that they depend on: the source's bytes, the tokenizer, the settings,
-and the code. The folder is written beside and renamed, so that it is whole or absent.
+and the code. The folder is written beside and renamed, so that it is whole or absent. In a run of several processes
+the first of each node does all this, and the others open what it made.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -25,10 +27,11 @@ from holdfast.data.examine import Checker, Row
 from holdfast.data.faults import Problem, as_json
 from holdfast.data.formats import Kind
 from holdfast.data.records import PreferenceRecord, Record, as_row
-from holdfast.data.sources import read_rows
+from holdfast.data.sources import path_of, read_rows
 from holdfast.data.stored import StoredRows, writing
 from holdfast.data.validation import LISTED, InvalidRows, Mode, lay_out, refusal, require_mode
 from holdfast.files import cache_folder, digest_of, making
+from holdfast.ranks import is_main, once_a_node
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,7 +70,7 @@ class Intake:
 
         Args:
             mode: `strict` refuses any bad row; `lenient` sets bad rows aside.
-            quarantine: where `lenient` writes them, behind what is there.
+            quarantine: where `lenient` writes them, behind what is there; of several processes, the first does.
 
         Raises:
             InvalidRows: `strict` and there is a bad row; or no good row is left.
@@ -75,7 +78,7 @@ class Intake:
         require_mode(mode)
         report = self.report
         if report.good and (mode == "lenient" or not report.refused):
-            if report.refused and quarantine is not None:
+            if report.refused and quarantine is not None and is_main():
                 quarantine.parent.mkdir(parents=True, exist_ok=True)
                 with self.quarantine.open("rb") as bad, quarantine.open("ab") as file:
                     shutil.copyfileobj(bad, file)
@@ -99,7 +102,7 @@ def take_in(
 ) -> Intake:
     """Check every row of a source, tokenize it, and keep the result; or open what was kept.
 
-    Memory does not grow with the rows' texts.
+    Memory does not grow with the rows' texts. All processes of a run call it, and get the same.
 
     Args:
         source, split, revision: see `read_rows`.
@@ -109,6 +112,7 @@ def take_in(
 
     Raises:
         DataError, ConfigError: as `check_source`. Bad rows are no error until `Intake.require`.
+        PeerError: the process that did the work has failed.
     """
     if isinstance(source, Iterator):
         source = list(source)  # it is read twice: for its content, and for its rows
@@ -116,7 +120,9 @@ def take_in(
     def rows() -> Iterable[Row]:
         return lay_out(read_rows(source, split, revision), checker.kind, format, seed=checker.seed)
 
-    content = {"source": _content(source, split, revision), "format": format, "name": name_of(source)}
+    def content() -> dict[str, Any]:
+        return {"source": _content(source, split, revision), "format": format, "name": name_of(source)}
+
     return _kept(content, rows, checker, name_of(source), num_proc, cache_dir)
 
 
@@ -130,7 +136,10 @@ def take_in_records(
     """As `take_in`, of records. A supervised checker takes pairs by their chosen side."""
     if isinstance(records, Iterator):
         records = list(records)
-    content = {"records": blake2b("\n".join(_names(records)).encode(), digest_size=16).hexdigest()}
+
+    def content() -> dict[str, Any]:
+        return {"records": blake2b("\n".join(_names(records)).encode(), digest_size=16).hexdigest()}
+
     return _kept(content, lambda: map(RecordRow, records), checker, "the rows", num_proc, cache_dir)
 
 
@@ -174,12 +183,13 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _content(source: Any, split: str | None, revision: str | None) -> str:
     """A digest of the rows a source holds: of its files' bytes, or of the rows themselves."""
-    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
-    digest = blake2b(f"{split}\n{revision}".encode(), digest_size=16)
-    if path is not None and path.exists():
+    path = path_of(source) if isinstance(source, (str, Path)) else None
+    digest = blake2b(f"{split}\n{revision}".encode(errors="backslashreplace"), digest_size=16)
+    if path is not None and os.path.exists(path):
         files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         for file in files:
-            digest.update(f"\n{file.relative_to(path)} {digest_of(file)}".encode())
+            # as bytes: a name need not be UTF-8
+            digest.update(b"\n" + os.fsencode(file.relative_to(path)) + b" " + digest_of(file).encode())
     else:
         for _, row in read_rows(source, split, revision):
             digest.update(as_json(row).encode() + b"\n")
@@ -187,19 +197,23 @@ def _content(source: Any, split: str | None, revision: str | None) -> str:
 
 
 def _kept(
-    content: Mapping[str, Any],
+    content: Callable[[], Mapping[str, Any]],
     rows: Callable[[], Iterable[Row]],
     checker: Checker,
     name: str,
     num_proc: int | None,
     cache_dir: str | Path | None,
 ) -> Intake:
-    folder = cache_folder(cache_dir) / "rows" / _key(content, checker)
-    if folder.is_dir() and not _is_whole(folder):
-        logger.warning("the rows kept in '%s' are damaged; they are made again", folder)
-        shutil.rmtree(folder)
-    if not folder.is_dir():
-        _make(folder, rows(), checker, name, num_proc)
+    def keep() -> Path:
+        folder = cache_folder(cache_dir) / "rows" / _key(content(), checker)
+        if folder.is_dir() and not _is_whole(folder):
+            logger.warning("the rows kept in '%s' are damaged; they are made again", folder)
+            shutil.rmtree(folder)
+        if not folder.is_dir():
+            _make(folder, rows(), checker, name, num_proc)
+        return folder
+
+    folder = once_a_node(keep)
     report = CheckReport.from_dict(_report(folder)["report"])
     return Intake(StoredRows.open(folder / ROWS), report, folder / QUARANTINE)
 

@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any, Protocol
 
 from holdfast.data.faults import DEEPEST, Reason, Unreadable
@@ -77,9 +76,9 @@ class JsonWindow:
         line: the line on which it begins, counted from 1.
     """
 
-    def __init__(self, path: Path, stream: Stream, piece: int) -> None:
-        """`piece`: bytes to read at a time."""
-        self.path = path
+    def __init__(self, name: str, stream: Stream, piece: int) -> None:
+        """`name`: the file's, for places; `piece`: bytes to read at a time."""
+        self.name = name
         self.text = ""
         self.at = 0
         self.value: Any = None
@@ -154,7 +153,7 @@ class JsonWindow:
     def fault(self, words: str, at: int | None = None) -> DataError:
         """The error of what stands at an index of `text`, by default where reading has come to."""
         lines, columns = self._position(self.at if at is None else at)
-        return DataError(f"{self.path}:{lines + 1}: {words} (column {columns + 1}){_ONE_A_LINE}")
+        return DataError(f"{self.name}:{lines + 1}: {words} (column {columns + 1}){_ONE_A_LINE}")
 
     def _position(self, at: int) -> tuple[int, int]:
         """Newlines before an index of `text`, and characters before it in its line."""
@@ -167,7 +166,12 @@ class JsonWindow:
 
         At least as many bytes are taken in as characters are left, so that parsing a value again each time
         stays linear in its size.
+
+        Raises:
+            DataError: a value that is larger than any row.
         """
+        if len(self.text) - self.at > LARGEST_ROW:
+            raise self.fault(f"a value of more than {LARGEST_ROW >> 20} MiB, which is no row")
         data = self._stream.read(max(self._piece, len(self.text) - self.at))
         more = self._decoder.decode(data, final=not data)
         if not data and not more:
@@ -178,6 +182,7 @@ class JsonWindow:
         return True
 
 
+LARGEST_ROW = 1 << 26  # bytes of a line, characters of a value: far more than any row needs
 LONGEST_CUT = 16  # characters: more than `-Infinity`, `\ud83d\ude42` or the `e+` of a number
 TOO_EARLY = "; the text ends too early"
 _BLANK = re.compile(r"[ \t\n\r]*")

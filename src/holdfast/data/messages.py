@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from holdfast.data.faults import RowFault, as_json, kind_of, names_of
@@ -16,6 +17,11 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
 # A list of objects as Python shows it, the commas left out by NumPy: what a table of lists gives as CSV.
 _SHOWN_LIST = re.compile(r"\s*\[\s*\{\s*'.*\}\s*\]\s*", re.DOTALL)
 _SHOWN_ROLE, _SHOWN_CONTENT = re.compile(r"'(role|from)':"), re.compile(r"'(content|value)':")
+# Of `apply_chat_template` itself. A row that set them would bring a template of its own, or end the rendering.
+TOKENIZER_ARGUMENTS = frozenset(
+    "self conversation messages tools chat_template add_generation_prompt continue_final_message tokenize padding "
+    "truncation max_length return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs".split()
+)
 FUNCTION_CALL = "function_call"  # ShareGPT's role of an assistant turn that calls tools
 
 
@@ -197,10 +203,16 @@ def _history(row: Row) -> list[Message]:
 
 def template_inputs(row: Row) -> dict[str, Any]:
     """The row's optional inputs of the chat template: `tools` and `chat_template_kwargs`."""
-    return {
-        "tools": _decoded(row, "tools", list),
-        "chat_template_kwargs": _decoded(row, "chat_template_kwargs", dict),
-    }
+    kwargs = _decoded(row, "chat_template_kwargs", dict)
+    if taken := not_template_inputs(kwargs or {}):
+        raise RowFault("wrong_type", f"'chat_template_kwargs': {taken}")
+    return {"tools": _decoded(row, "tools", list), "chat_template_kwargs": kwargs}
+
+
+def not_template_inputs(kwargs: Mapping[str, Any]) -> str:
+    """What is wrong with inputs of a chat template that it would never see; empty where nothing is."""
+    taken = sorted(TOKENIZER_ARGUMENTS.intersection(kwargs))
+    return f"'{taken[0]}' is set by what renders the row and is no input of a chat template" if taken else ""
 
 
 def _decoded(row: Row, key: str, wanted: type) -> Any:

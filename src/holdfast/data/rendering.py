@@ -12,14 +12,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from holdfast.data.faults import RowFault
+from holdfast.data.messages import not_template_inputs
 from holdfast.data.records import Message, Record
-from holdfast.errors import DataError
+from holdfast.data.time_limit import OverTime, time_limit
+from holdfast.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN = 6  # tokens shown on each side of a fault
 CONTEXT = 40  # characters shown on each side of a fault
+LONGEST = 20  # seconds that a template may compute on one conversation; microseconds are usual
 
 
 class ChatRenderer:
@@ -34,6 +37,7 @@ class ChatRenderer:
 
     Raises:
         DataError: `append_eos` and a tokenizer without EOS.
+        ConfigError: `chat_template_kwargs` that are arguments of the tokenizer.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class ChatRenderer:
         self.bos_text = str(tokenizer.bos_token)
         self.eos_to_append: list[int] = [tokenizer.eos_token_id] if append_eos else []
         self.end_tokens = _end_tokens(tokenizer)
+        if taken := not_template_inputs(self.chat_template_kwargs):
+            raise ConfigError(f"chat_template_kwargs: {taken}")
         if append_eos and tokenizer.eos_token_id is None:
             raise DataError(f"append_eos: the tokenizer '{self.name}' has no EOS token")
 
@@ -65,7 +71,7 @@ class ChatRenderer:
         """The template's text for `messages`, with the record's tools and template inputs.
 
         Raises:
-            DataError: the tokenizer has no chat template.
+            DataError: the tokenizer has no chat template, or one that does not come to an end.
             RowFault: `template`, where the template refuses the conversation.
         """
         if not self.tokenizer.chat_template:
@@ -75,13 +81,20 @@ class ChatRenderer:
                 "template to take (a base model's instruct variant, say)"
             )
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages),
-                tools=record.tools,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **self.chat_template_kwargs | (record.chat_template_kwargs or {}),
-            )
+            with time_limit(LONGEST):
+                text = self.tokenizer.apply_chat_template(
+                    list(messages),
+                    tools=record.tools,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    **self.chat_template_kwargs | (record.chat_template_kwargs or {}),
+                )
+        except OverTime as error:
+            # not set aside with its row: each of the others may well take as long
+            raise DataError(
+                f"{record.where}: the chat template of '{self.name}' computes for more than {LONGEST} seconds on "
+                "this conversation; it may never come to an end"
+            ) from error
         except Exception as error:  # a template is a program, and can fail in any way
             raise RowFault(
                 "template", f"the chat template refuses this conversation: {type(error).__name__}: {error}"

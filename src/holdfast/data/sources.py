@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from holdfast.data.faults import Unreadable, shown
 from holdfast.data.file_readers import READERS, suffix_of
+from holdfast.data.folders import KINDS, data_files, require_plain_names, unread_kind
 from holdfast.errors import DataError, did_you_mean
 
 Rows = Iterator[tuple[str, Any]]
 
+BLOCK = 1000  # rows of a data set in memory that are decoded in one go
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _PLACE = re.compile(r"(?P<file>.*?)(?::\d+| row \d+|:\d+ row \d+)", re.DOTALL)
-# Names under which folders keep what must not be trained on.
-_HELD_OUT = re.compile(r"(test|eval|dev|valid|validation)(?![a-z])", re.IGNORECASE)
 
 
 def read_rows(source: Any, split: str | None = None, revision: str | None = None) -> Rows:
@@ -44,18 +46,27 @@ def read_rows(source: Any, split: str | None = None, revision: str | None = None
     """
     if not isinstance(source, (str, os.PathLike)):
         return _rows_in_memory(_one_split(source, split, "dataset"), "dataset")
-    path = Path(source).expanduser()
-    if path.exists() and revision is not None:
-        raise DataError(f"'{source}' is a path; `revision` belongs to hub names")
-    if path.is_dir():
+    path = path_of(source)
+    is_there = os.path.exists(path)
+    if "://" in str(source) and not is_there:
+        # not repeated: it may carry a key
+        raise DataError("a URL is not read: download what it names, and give the file")
+    if is_there and revision is not None:
+        raise DataError(f"'{shown(path)}' is a path; `revision` belongs to hub names")
+    if os.path.isdir(path):
         return _rows_of_folder(path, split)
-    if path.exists():
+    if is_there:
         if split is not None:
-            raise DataError(f"'{source}' is one file and has no split '{split}'; remove `split`")
+            raise DataError(f"'{shown(path)}' is one file and has no split '{split}'; remove `split`")
         return _rows_of_file(path)
     if _HUB_NAME.fullmatch(str(source)) and suffix_of(path) is None:
         return _rows_of_hub(str(source), split, revision)
     raise DataError(_missing(path))
+
+
+def path_of(source: str | os.PathLike[str]) -> Path:
+    """The path that a source would be, whether or not anything is there."""
+    return Path(os.path.expanduser(source))  # which leaves a user who does not exist as it is
 
 
 def file_of(where: str) -> str:
@@ -65,36 +76,21 @@ def file_of(where: str) -> str:
 
 
 def _rows_of_file(path: Path) -> Rows:
+    if not path.is_file():
+        raise DataError(
+            f"'{shown(path)}' is a pipe or a device; rows are read twice, so write them to a file first"
+        )
     suffix = suffix_of(path)
     if suffix is None:
-        raise DataError(
-            f"'{path}' is of no kind that can be read (known: {', '.join(READERS)}, each also .gz)"
-        )
+        kind = unread_kind(path) or "of no kind that can be read"
+        raise DataError(f"'{shown(path)}' is {kind} (known: {KINDS})")
     return READERS[suffix](path)
 
 
 def _rows_of_folder(folder: Path, split: str | None) -> Rows:
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return _rows_of_saved(folder, split)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and suffix_of(path) is not None]
-    if not files:
-        raise DataError(
-            f"the folder '{folder}' holds no data files (known: {', '.join(READERS)}, each also .gz)"
-        )
-    inside = [path.relative_to(folder) for path in files]
-    if split is not None:
-        # `train.jsonl`, `train-00000-of-00002.parquet`, `train/rows.jsonl`
-        mine = re.compile(rf"{re.escape(split)}(?![A-Za-z0-9])")
-        files = [path for path, name in zip(files, inside, strict=True) if any(map(mine.match, name.parts))]
-        if not files:
-            raise DataError(f"no file in '{folder}' starts with '{split}' (files: {_names(inside)})")
-    else:
-        held_out = [name for name in inside if any(map(_HELD_OUT.match, name.parts))]
-        if held_out and len(held_out) < len(files):
-            raise DataError(
-                f"'{folder}' holds files of several splits ({_names(inside)}); choose one with `split`, "
-                "so that what is held out is not trained on"
-            )
+    files = data_files(folder, split)
     return (row for path in files for row in _rows_of_file(path))
 
 
@@ -102,14 +98,15 @@ def _rows_of_saved(folder: Path, split: str | None) -> Rows:
     import datasets
 
     try:
+        require_plain_names(folder)
         found = datasets.load_from_disk(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"the data set saved in '{folder}' cannot be loaded: {_first_line(error)}") from error
-    return _rows_in_memory(_one_split(found, split, str(folder)), str(folder))
-
-
-def _names(paths: Iterable[Path]) -> str:
-    return ", ".join(str(path) for path in paths)
+    except DataError:
+        raise
+    except Exception as error:  # files that somebody else wrote can be wrong in any way
+        raise DataError(
+            f"the data set saved in '{shown(folder)}' cannot be loaded: {_first_line(error)}"
+        ) from error
+    return _rows_in_memory(_one_split(found, split, shown(folder)), shown(folder))
 
 
 def _rows_of_hub(name: str, split: str | None, revision: str | None) -> Rows:
@@ -117,7 +114,7 @@ def _rows_of_hub(name: str, split: str | None, revision: str | None) -> Rows:
 
     try:
         found = datasets.load_dataset(name, split=split, revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what is there can be wrong in any way: a loading script, too
         if datasets.config.HF_HUB_OFFLINE:
             reason = "the hub is offline here (HF_HUB_OFFLINE is set) and the cache does not hold it"
         else:
@@ -142,16 +139,34 @@ def _one_split(dataset: Any, split: str | None, name: str) -> Any:
 
 
 def _rows_in_memory(rows: Iterable[Any], name: str) -> Rows:
+    library = sys.modules.get("datasets")
+    if library is not None and isinstance(rows, library.Dataset):
+        rows = _rows_of_dataset(rows)
     return ((f"{name} row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _rows_of_dataset(dataset: Any) -> Iterator[Any]:
+    """The rows of a `datasets.Dataset`; one with bytes that are not UTF-8 costs itself alone."""
+    for start in range(0, len(dataset), BLOCK):
+        try:
+            yield from list(dataset.select(range(start, min(start + BLOCK, len(dataset)))))
+        except UnicodeDecodeError:
+            for number in range(start, min(start + BLOCK, len(dataset))):
+                try:
+                    row = dataset[number]
+                except UnicodeDecodeError as error:
+                    text = error.object.decode("utf-8", "backslashreplace")
+                    row = Unreadable("invalid_text", f"a text of the row is not UTF-8: {error.reason}", text)
+                yield row
 
 
 def _missing(path: Path) -> str:
     parent = path.parent
-    while not parent.is_dir():
+    while not os.path.isdir(parent):
         path, parent = parent, parent.parent
-    near = get_close_matches(path.name, [item.name for item in parent.iterdir()], n=1, cutoff=0.5)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
-    return f"no file or folder '{path.name}' in '{parent.resolve()}'{hint}"
+    near = get_close_matches(path.name, os.listdir(parent), n=1, cutoff=0.5)
+    hint = f" (did you mean '{shown(near[0])}'?)" if near else ""
+    return f"no file or folder '{shown(path.name)}' in '{shown(parent.resolve())}'{hint}"
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,8 @@ from holdfast.errors import ConfigError, did_you_mean
 from holdfast.experiments.stage_settings import stage_settings
 from holdfast.experiments.values import fault_words, members, mistaken_for_number
 from holdfast.experiments.yaml_file import apply_override, read_yaml
+from holdfast.models.quantized import require_quantization
+from holdfast.models.remote_code import require_pinned, require_pinned_kernel
 from holdfast.models.tiny import tiny_config
 from holdfast.training.config import PreferenceConfig, SFTConfig
 
@@ -48,6 +50,15 @@ class Section(BaseModel):
         if mistaken_for_number(value, cls.model_fields[info.field_name].annotation):
             raise ValueError("expected a number")
         return value
+
+
+def _no_url(value: Any) -> Any:
+    """A URL is none of the places that are read; and one may carry a key, which must not stand in a record."""
+    if isinstance(value, str) and "://" in value:
+        raise ValueError(
+            "expected a path or a name on the hub (download what the URL names, and give its path)"
+        )
+    return value
 
 
 class FromScratch(Section):
@@ -75,16 +86,27 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     attention: str | None = None
+    quantization: Literal["nf4", "fp4", "int8"] | None = None
     tokenizer: str | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     append_eos: bool = False
+    trust_remote_code: bool = False
     from_scratch: FromScratch | None = None
+
+    _no_urls = field_validator("name", "tokenizer", "chat_template", mode="before")(_no_url)
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelSection:
         if (self.name is None) == (self.from_scratch is None):
             raise ValueError("give either a name or `from_scratch`")
+        return self
+
+    @model_validator(mode="after")
+    def _code_is_pinned(self) -> ModelSection:
+        require_pinned_kernel(self.attention)
+        if self.trust_remote_code and self.name is not None:
+            require_pinned(self.name, self.revision)
         return self
 
 
@@ -102,6 +124,8 @@ class DataSection(Section):
     max_length: int = Field(default=MAX_LENGTH, ge=2)
     max_prompt_length: int | None = Field(default=None, ge=1)
     on_overflow: Literal["cut", "drop", "error"] = "cut"
+
+    _no_urls = field_validator("source", mode="before")(_no_url)
 
     @model_validator(mode="after")
     def _room_for_an_answer(self) -> DataSection:
@@ -133,6 +157,8 @@ class RunConfig(Section):
     output_dir: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
+    _no_urls = field_validator("output_dir", mode="before")(_no_url)
+
     @field_validator("model", mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
@@ -152,6 +178,16 @@ class RunConfig(Section):
     def _some_stage(self) -> RunConfig:
         if self.sft is None and self.align is None:
             raise ValueError("nothing to do: give `sft`, `align` or both (`{}` for the defaults)")
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_under_an_adapter(self) -> RunConfig:
+        if self.model.quantization is not None:
+            if self.adapter is None:
+                raise ConfigError(
+                    f"model.quantization: {self.model.quantization} freezes the weights, so it needs an adapter"
+                )
+            require_quantization(self.model.quantization)
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from holdfast.data.check_summary import summary
 from holdfast.data.examine import Checker, checker
-from holdfast.data.intake import Intake, take_in
+from holdfast.data.intake import Intake, fingerprint, take_in
 from holdfast.data.records import PreferenceRecord, Record
 from holdfast.data.stored import StoredRows
 from holdfast.errors import DataError
 from holdfast.experiments.config import RunConfig
-from holdfast.models.loading import load_tokenizer, vocabulary_of
+from holdfast.models.loading import load_tokenizer, require_embedded, require_weights, vocabulary_of
 from holdfast.models.tiny import tiny_bpe_tokenizer
+from holdfast.ranks import once
 from holdfast.training.config import PreferenceConfig, SFTConfig
 from holdfast.training.preparation import Prepared, checker_of, prepare_sft, prepared, processes_of
 
@@ -49,8 +51,10 @@ class RunRows:
             "rows": report.rows,
             "refused": dict(report.refused),
             "splits": {
-                name: {"rows": len(side), "digest": side.digest()} for name, side in self.sides.items()
+                name: {"rows": len(side), "digest": side.digest(), "order": _order(side)}
+                for name, side in self.sides.items()
             },
+            "tokenizer": fingerprint(self.tokenizer),
             "check": found,
         }
 
@@ -88,12 +92,16 @@ def read_run_rows(
 
     if config.model.from_scratch is None:
         assert config.model.name is not None
+        require_weights(config.model.name)
+        trust = config.model.trust_remote_code
         tokenizer = load_tokenizer(
             config.model.tokenizer or config.model.name,
             revision=None if config.model.tokenizer else config.model.revision,
             chat_template=config.model.chat_template,
+            trust_remote_code=trust and config.model.tokenizer is None,
         )
-        vocabulary = vocabulary_of(config.model.name, revision=config.model.revision)
+        vocabulary = vocabulary_of(config.model.name, revision=config.model.revision, trust_remote_code=trust)
+        require_embedded(tokenizer, vocabulary)
     else:
         texts = take(checker(kind, seed=config.seed))
         texts.require(
@@ -101,10 +109,13 @@ def read_run_rows(
         )  # the tokenizer needs good rows; the bad ones are reported with the others below
         sides = _sides(config, texts)
         training = [record for name in ("sft", "align") for record in sides.get(name, [])]
-        tokenizer = tiny_bpe_tokenizer(
-            [text for record in training for text in _texts(record)],
-            config.model.from_scratch.vocab_size,
-            max_length=config.data.max_length,
+        scratch = config.model.from_scratch
+        tokenizer = once(
+            lambda: tiny_bpe_tokenizer(
+                [text for record in training for text in _texts(record)],
+                scratch.vocab_size,
+                max_length=config.data.max_length,
+            )
         )
         vocabulary = len(tokenizer)
     intake = take(checker_of(kind, tokenizer, args, vocabulary))
@@ -158,6 +169,11 @@ def _shares(config: RunConfig) -> dict[str, float]:
         return {"held_out": held_out, "sft": 1 - held_out}
     sft = config.data.sft_fraction
     return {"held_out": held_out, "sft": sft, "align": 1 - held_out - sft}
+
+
+def _order(side: StoredRows) -> str:
+    """32 hexadecimal digits of the rows in their order, which training follows."""
+    return blake2b("\n".join(side.ids).encode(), digest_size=16).hexdigest()
 
 
 def _texts(record: Record) -> list[str]:

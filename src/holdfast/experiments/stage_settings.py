@@ -16,9 +16,11 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.optimization import get_scheduler
 
 from holdfast.errors import ConfigError, did_you_mean
+from holdfast.experiments.stage_checks import check_compile_backend
 from holdfast.experiments.values import check_value, members, shown
 from holdfast.objectives.registry import objective_spec, resolve_objective
-from holdfast.training.config import LeanConfig
+from holdfast.training.config import BITSANDBYTES_OPTIMIZERS, LeanConfig
+from holdfast.training.spikes import WARM_UP
 
 # Set once for the whole run, so a stage must not set them again.
 RUN_WIDE = {
@@ -33,9 +35,11 @@ RUN_WIDE = {
     "model_dtype": "model.dtype",
     "model_revision": "model.revision",
     "attention": "model.attention",
+    "quantization": "model.quantization",
     "chat_template": "model.chat_template",
     "chat_template_kwargs": "model.chat_template_kwargs",
     "append_eos": "model.append_eos",
+    "trust_remote_code": "model.trust_remote_code",
 }
 
 SECRETS = frozenset({"hub_token", "push_to_hub_token"})
@@ -45,7 +49,11 @@ WITHOUT_EFFECT = {
     "label_smoothing_factor": "the objective is the whole loss; choose one with `objective`",
     "label_names": "rows carry their own masks",
     "remove_unused_columns": "rows hold what the objective needs and nothing else",
-    "resume_from_checkpoint": "a stage starts from its model",
+    "length_column_name": "the lengths of rows are counted from their tokens",
+    "resume_from_checkpoint": "`--resume` goes on with a run",
+    "ignore_data_skip": "a resumed run goes on at the row where it stopped",
+    "restore_callback_states_from_checkpoint": "a resumed run is the run it would have been",
+    "enable_jit_checkpoint": "SIGTERM and SIGINT are answered with a checkpoint anyway",
 }
 
 
@@ -88,6 +96,8 @@ _BOUNDS: dict[str, Any] = {
         ),
         Field(ge=0),
     ),
+    "spike_threshold": Field(ge=1),
+    "spike_window": Field(ge=WARM_UP),
     **dict.fromkeys(("num_train_epochs", "neftune_noise_alpha"), Field(gt=0)),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), Field(ge=0, lt=1)),
     **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), AfterValidator(_interval)),
@@ -97,7 +107,7 @@ _BOUNDS: dict[str, Any] = {
 # Types narrower than the field's: what TrainingArguments takes besides would fail later on.
 _TYPES: dict[str, Any] = {
     "lr_scheduler_kwargs": dict[str, Any] | None,
-    "train_sampling_strategy": Literal["random", "sequential"],
+    "train_sampling_strategy": Literal["random", "sequential", "group_by_length"],
     **dict.fromkeys(
         ("log_level", "log_level_replica"),
         Literal["passive", "detail", "debug", "info", "warning", "error", "critical"],
@@ -107,7 +117,7 @@ _TYPES: dict[str, Any] = {
 # Optimizers that live in a package of their own, by name.
 _OPTIMIZER_PACKAGES = (
     (r"adamw_torch_[48]bit", "torchao"),
-    (r"adamw_(bnb_)?8bit|(paged_)?(adamw|ademamix|lion)(_8bit|_32bit)?|rmsprop_bnb.*", "bitsandbytes"),
+    (BITSANDBYTES_OPTIMIZERS, "bitsandbytes"),
     (r"galore_.*", "galore_torch"),
     (r"apollo_.*", "apollo_torch"),
     (r"schedule_free_.*", "schedulefree"),
@@ -150,6 +160,7 @@ def stage_settings(settings: Mapping[str, Any], config_class: type[LeanConfig], 
         _check_reports(checked["report_to"], f"{stage}.report_to")
     settings = defaults | checked
     _check_packages(settings, stage)
+    check_compile_backend(settings["torch_compile_backend"], stage)
     _check_schedule(settings, stage)
     if settings["save_strategy"] == "best" and not settings["metric_for_best_model"]:
         raise ConfigError(f"{stage}.save_strategy: best needs {stage}.metric_for_best_model, such as loss")

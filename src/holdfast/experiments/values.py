@@ -74,7 +74,8 @@ def _quotes(value: Any, known: list[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML has it, not as Python does."""
+    """A value as YAML has it, not as Python does. Of a URL, which may carry a key, only the scheme."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return repr(value) if isinstance(value, str | list | dict) else str(value)
+    text = repr(value) if isinstance(value, str | list | dict) else str(value)
+    return re.sub(r"(\w://)[^'\"]*", r"\1...", text)

@@ -15,10 +15,18 @@ import yaml
 from holdfast.errors import ConfigError
 
 _TAG = "tag:yaml.org,2002:"
+MOST_VALUES = 10_000  # far more than any run needs; aliases of aliases reach billions in ten lines
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses keys which would be misread, or drowned by a later one."""
+    """SafeLoader that refuses keys which would be misread, or drowned by a later one, and aliases without end."""
+
+    def get_single_node(self) -> Any:
+        """As the SafeLoader's, its aliases counted as what they stand for: merge keys and messages write them out."""
+        node: Any = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise _fault(f"with its aliases written out the file has more than {MOST_VALUES} values", node)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         """As the SafeLoader's, checked.
@@ -38,6 +46,20 @@ class _Loader(yaml.SafeLoader):
                 raise _fault(f"the key '{key.value}' is given twice (first in line {first}); keep one", key)
             lines[key.tag, key.value] = key.start_mark.line + 1
         return node
+
+
+def _values(node: Any, counted: dict[int, int | None]) -> int:
+    """The values of a node, its aliases written out; `counted` holds those known, None while one is counted."""
+    if id(node) in counted:
+        known = counted[id(node)]
+        if known is None:
+            raise _fault("an alias stands within what it stands for", node)
+        return known
+    counted[id(node)] = None
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+    counted[id(node)] = total = 1 + sum(_values(part, counted) for part in inner)
+    return total
 
 
 def _fault(problem: str, node: Any) -> yaml.MarkedYAMLError:

@@ -153,7 +153,7 @@ def probe_logprobs(model: nn.Module, tokens: int = 16) -> Tensor:
     was_training = model.training
     model.eval()
     # trained parts may be float32 inside a half-precision model
-    mixed = len({parameter.dtype for parameter in model.parameters()}) > 1
+    mixed = len({p.dtype for p in model.parameters() if p.is_floating_point()}) > 1
     with torch.autocast(embeddings.device.type, torch.bfloat16, enabled=mixed):
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     model.train(was_training)

@@ -12,12 +12,16 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.errors import ModelError
 from holdfast.models.adapters import divergence, is_tied, merge_adapter, probe_logprobs
-from holdfast.models.token_logprobs import HALF
+from holdfast.models.quantized import dequantized, is_quantized
+from holdfast.models.token_logprobs import HALF, causal_lm_of
+
+# Nats a token: products in half precision, or of int8's rounded inputs, against plain ones.
+QUANTIZED_DRIFT = 0.05
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Exported:
         folder: the finished folder.
         dtype: of the saved weights.
         drift: KL divergence of the saved model's predictions from the trained one's, on fixed random tokens,
-            in nats a token: rounding in float32, more when trained float32 weights are saved in half precision.
+            in nats a token: rounding in float32, more when trained float32 weights are saved in half precision, or
+            quantized ones as plain ones.
     """
 
     folder: Path
@@ -45,6 +50,9 @@ def save_final(
     stop_token_ids: Sequence[int] = (),
 ) -> Exported:
     """Merge adapters, save weights (safetensors) and tokenizer, load them again and compare; then publish.
+
+    Quantized weights are saved as the numbers that they stand for, with the adapter added: merged into the weights
+    before quantization, it would correct an error that they do not have.
 
     The folder appears under its name only when all of that has succeeded. An adapter is merged in place: train
     on with the model in `folder`, not with `model`.
@@ -69,9 +77,11 @@ def save_final(
     adapter = folder.with_name(folder.name + ".adapter")
     if isinstance(model, PeftModel):
         model.save_pretrained(adapter)  # merging is in place: what was trained must outlive a failure
-        if dtype not in HALF:
+        if dtype not in HALF and not is_quantized(model):
             model = model.to(dtype)  # before merging, so that the merge is not rounded
     try:
+        if is_quantized(model):
+            model = _dequantized(model, adapter, dtype, before)
         plain: Any = merge_adapter(model) if isinstance(model, PeftModel) else model
         plain = plain.to(dtype)
         drift = divergence(before, probe_logprobs(plain))
@@ -89,8 +99,33 @@ def save_final(
     return Exported(folder, str(plain.dtype).removeprefix("torch."), drift)
 
 
+def _dequantized(model: nn.Module, adapter: Path, dtype: torch.dtype, before: Tensor) -> PeftModel:
+    """The model with plain weights, and its adapter still beside them.
+
+    Raises:
+        ModelError: it has no adapter; plain weights do not fit in memory, or predict otherwise.
+    """
+    if not isinstance(model, PeftModel):
+        raise ModelError("its weights are quantized, and without an adapter nothing of it was trained")
+    try:
+        plain = dequantized(model, adapter, dtype)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "its weights do not fit in memory as plain ones: merge the adapter where there is more"
+        ) from error
+    drift = divergence(before, probe_logprobs(plain))
+    if not drift <= QUANTIZED_DRIFT:
+        raise ModelError(f"with plain weights it predicts otherwise, by {drift:.3g} nats a token")
+    return plain
+
+
 def main_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype most of the weights have: a trained float32 head may sit on a half-precision body."""
+    """The dtype most of the weights have: a trained float32 head may sit on a half-precision body.
+
+    Of a model with quantized weights, the dtype that it was loaded in besides.
+    """
+    if is_quantized(model):
+        return causal_lm_of(model).config.dtype or torch.float32
     sizes: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
         sizes[parameter.dtype] += parameter.numel()
@@ -113,7 +148,10 @@ def _set_stop_tokens(
 
 def _require_same(model: PreTrainedModel, folder: Path) -> None:
     """Load `folder` as a user would, and compare every tensor."""
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype, trust_remote_code=False)
+    # a class that is no part of transformers came with the model's own code, which is loaded already
+    foreign = not type(model).__module__.startswith("transformers.")
+    own = type(model) if foreign else AutoModelForCausalLM
+    loaded = own.from_pretrained(folder, dtype=model.dtype, trust_remote_code=False)
     expected, found = model.state_dict(), loaded.state_dict()
     if expected.keys() != found.keys():
         raise ModelError(

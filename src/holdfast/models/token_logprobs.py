@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -34,8 +34,12 @@ from holdfast.models.flat_attention import (
     layer_windows,
     own_rule,
 )
+from holdfast.models.lean_layers import install_lean_layers
+from holdfast.models.quantized import exact_products
 from holdfast.ops.linear_logprob import linear_logprob
 from holdfast.ops.linear_objective import linear_objective
+
+R = TypeVar("R")
 
 HALF = (torch.float16, torch.bfloat16)
 MODEL_KEYS = ("input_ids", "position_ids", "segment_ids", "row_lengths", "score_index", "target_ids")
@@ -94,6 +98,7 @@ def install_logprob_forward(model: nn.Module) -> None:
     causal_lm._holdfast_forward = causal_lm.forward
     causal_lm.forward = MethodType(forward, causal_lm)
     install_flat_attention(causal_lm.get_decoder())
+    install_lean_layers(causal_lm.get_decoder())
 
 
 def causal_lm_of(model: nn.Module) -> PreTrainedModel:
@@ -138,17 +143,35 @@ def _logprob_forward(
         )
     head = causal_lm.get_output_embeddings()
     config = causal_lm.config.get_text_config()
-    scored, weight = hidden.flatten(0, 1)[score_index], head.weight
-    options: dict[str, Any] = {
-        "bias": getattr(head, "bias", None),
-        "softcap": getattr(config, "final_logit_softcapping", None)
-        or getattr(config, "logits_soft_cap", None),
-        "logit_scale": _logit_scale(config),
-    }
-    if losses is not None and torch.is_grad_enabled() and weight.requires_grad:
-        return linear_objective(scored, weight, target_ids, losses, **options)
-    logps = linear_logprob(scored, weight, target_ids, **options)
-    return logps if losses is None else (losses(logps).sum(), logps)
+    scored = hidden.flatten(0, 1)[score_index]
+    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    logit_scale = _logit_scale(config)
+
+    def score(scored: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        weight = head.weight
+        options: dict[str, Any] = {"bias": getattr(head, "bias", None)}
+        options |= {"softcap": softcap, "logit_scale": logit_scale}
+        if losses is not None and torch.is_grad_enabled() and weight.requires_grad:
+            return linear_objective(scored, weight, target_ids, losses, **options)
+        logps = linear_logprob(scored, weight, target_ids, **options)
+        logps = logps.clone()  # it may be a view, which FSDP warns of
+        return logps if losses is None else (losses(logps).sum(), logps)
+
+    return _within(head, score, scored)
+
+
+def _within(module: nn.Module, compute: Callable[[Tensor], R], value: Tensor) -> R:
+    """`compute(value)` as if it were the module's forward: what gathers its weights acts in hooks around that call."""
+    own = module.__dict__.get("forward")
+    module.forward = compute
+    try:
+        result: R = module(value)
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+    return result
 
 
 def _logit_scale(config: Any) -> float:
@@ -298,14 +321,14 @@ def _probe_pairs(vocabulary: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def _in_float32(model: nn.Module) -> Iterator[None]:
-    """Half-precision weights as float32, and no autocast; both as they were afterwards."""
+    """Half-precision and quantized weights multiply in float32, without autocast; all as it was afterwards."""
     half = [t for t in chain(model.parameters(), model.buffers()) if t.dtype in HALF]
     narrow = [(tensor, tensor.dtype) for tensor in half]
     device = next(model.parameters()).device.type
     try:
         for tensor in half:
             tensor.data = tensor.data.float()
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(device, enabled=False), exact_products(model):
             yield
     finally:
         for tensor, dtype in narrow:

@@ -12,8 +12,10 @@ from holdfast.reports.page import render, write_page
 from holdfast.reports.run_files import read_metrics, read_record, section, sentences, stages
 from holdfast.reports.tables import ChangeRow, MetricRow, change_table, metric_table
 
-# Keys of `run.json` that have a section of their own; every other key is listed under "Provenance".
+# Keys of `run.json` that have a section of their own; every other key but LEFT_OUT is listed under "Provenance".
 SECTIONS = ("name", "verdicts", "config", "data", "stages")
+# All settings of a stage, defaults too: some hundred lines that nobody reads here.
+LEFT_OUT = ("settings",)
 # What a stage of `run.json` says that its tables show already.
 TABULATED = ("held_out", "last")
 
@@ -62,7 +64,7 @@ def write_report(run_dir: str | Path) -> Path:
         data=list(flatten({key: value for key, value in data.items() if key != "summary"})),
         config=list(flatten(record.get("config"))),
         stage_records=list(flatten({name: _untabulated(stage) for name, stage in recorded.items()})),
-        provenance=list(flatten({key: value for key, value in record.items() if key not in SECTIONS})),
+        provenance=list(flatten({key: value for key, value in record.items() if key not in SECTIONS + LEFT_OUT})),
     )
     return write_page(folder / "report.html", page)
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from holdfast.data.lengths import MAX_LENGTH
 from holdfast.errors import ConfigError
+from holdfast.models.quantized import require_bitsandbytes, require_quantization
 from holdfast.objectives.base import Kind
 from holdfast.objectives.pairs import PairObjective
 from holdfast.objectives.registry import objective_spec, resolve_objective
 from holdfast.objectives.token import TokenObjective
+from holdfast.ranks import on_cpu
+from holdfast.training.spikes import WARM_UP
+
+# transformers' names of those that live in bitsandbytes.
+BITSANDBYTES_OPTIMIZERS = r"adamw_(bnb_)?8bit|(paged_)?(adamw|ademamix|lion)(_8bit|_32bit)?|rmsprop_bnb.*"
 
 
 @dataclass
@@ -28,12 +36,21 @@ class LeanConfig(TrainingArguments):
         validation: `strict` stops at a bad row and lists all of them; `lenient` sets them aside.
         data_format: name of the row layout, when it should not be found out.
         model_dtype, model_revision, attention: used when `model` is given by name.
+        quantization: load a named model's frozen weights in 4 or 8 bits (`nf4`, `fp4`, `int8`), under an adapter.
         chat_template: a `.jinja` file, or a tokenizer whose template to take.
         chat_template_kwargs: inputs of the chat template for every row (`{enable_thinking: false}`); a row's own go
             before them.
         padding_free: compute each micro-batch as one row without padding, where the model can (the loss is the same).
         append_eos: add the tokenizer's end token where the chat template ends a turn without one.
-        dataset_num_proc: processes that check and tokenize; None: one a core, shared out among a node's ranks.
+        trust_remote_code: run the Python files that a named model brings; `model_revision` must then be one commit in
+            full, or the digest of a folder's code.
+        on_nonfinite: at a loss or gradient that is NaN or infinite, `raise` before the optimizer step, or `skip` it:
+            weights and moments stay as they are, and the log counts `skipped_steps`. Its rows are written down.
+        on_spike: at a loss or gradient norm far beyond those before, `warn`, `raise` before the optimizer step, or look
+            for none (`off`). Its rows are written down, and the log counts `spikes`.
+        spike_threshold: how far is far: robust standard deviations over the median.
+        spike_window: steps that a step is compared with.
+        dataset_num_proc: processes that check and tokenize; None: one a core.
         cache_dir: where tokenized rows and reference log-probs are kept; None: `HOLDFAST_CACHE`, or the user's cache.
         bf16: mixed precision; None means: wherever the GPU supports it.
     """
@@ -48,10 +65,16 @@ class LeanConfig(TrainingArguments):
     model_dtype: str = "auto"
     model_revision: str | None = None
     attention: str | None = None
+    quantization: str | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     padding_free: bool = True
     append_eos: bool = False
+    trust_remote_code: bool = False
+    on_nonfinite: Literal["raise", "skip"] = "raise"
+    on_spike: Literal["warn", "raise", "off"] = "warn"
+    spike_threshold: float = 20.0
+    spike_window: int = 128
     dataset_num_proc: int | None = None
     cache_dir: str | None = None
 
@@ -66,6 +89,8 @@ class LeanConfig(TrainingArguments):
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self) -> None:
+        if on_cpu():
+            self.use_cpu = True
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bfloat16()
         super().__post_init__()
@@ -73,9 +98,24 @@ class LeanConfig(TrainingArguments):
             ("per_device_train_batch_size", 1),
             ("gradient_accumulation_steps", 1),
             ("learning_rate", 0),
+            ("spike_threshold", 1),
+            ("spike_window", WARM_UP),
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name, known in (
+            ("on_nonfinite", ("raise", "skip")),
+            ("on_spike", ("warn", "raise", "off")),
+            # another one of transformers' makes batches that the processes would share out anew
+            ("train_sampling_strategy", ("random", "sequential", "group_by_length")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.quantization is not None:
+            require_quantization(self.quantization)
+        optimizer = OptimizerNames(self.optim).value
+        if re.fullmatch(BITSANDBYTES_OPTIMIZERS, optimizer):
+            require_bitsandbytes(f"optim: {optimizer}")
         if self.max_length < 2:
             raise ConfigError(
                 f"max_length is {self.max_length}; a row needs a prompt token and a completion token"

@@ -23,6 +23,38 @@ logger = logging.getLogger(__name__)
 Collator = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 
+def does_not_fit(error: BaseException) -> bool:
+    """Whether an error says that memory is full, on a device or on the machine."""
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
+def out_of_memory(batch: Batch, step: int) -> ModelError:
+    """The error for a micro-batch that does not fit, where micro-batches are not cut."""
+    return ModelError(
+        f"step {step}: out of memory at a micro-batch of {size_of(batch)}. Set `auto_find_batch_size: true`: it cuts "
+        "micro-batches that do not fit, and keeps the global batch and the order of rows. Or lower "
+        "`per_device_train_batch_size` (and raise `gradient_accumulation_steps` as much), or `max_length`"
+    )
+
+
+def out_of_memory_outside(step: int) -> ModelError:
+    """The error where a step's micro-batches fit, and what comes after them does not."""
+    return ModelError(
+        f"step {step}: out of memory outside of the micro-batches: in the optimizer, whose state is made in its first "
+        "step, or in an evaluation. Train an adapter, take an optimizer with less state (`optim: adafactor`), or "
+        "lower `per_device_train_batch_size` or `per_device_eval_batch_size`"
+    )
+
+
+def size_of(batch: Batch) -> str:
+    """A micro-batch in words, by shapes alone: a device that is out of memory need not be asked."""
+    inputs = batch["input_ids"]
+    rows = batch.get("row_lengths")
+    longest = inputs.shape[1] if rows is None else max(map(sum, rows))
+    padded = ", padding included" if rows is None else ""
+    return f"{len(batch['row_index'])} rows, {inputs.numel()} tokens in all, the longest row {longest} tokens{padded}"
+
+
 class Examples(tuple[Mapping[str, Any], ...]):
     """The rows of a micro-batch, carried along with it so that it can be cut."""
 
@@ -80,13 +112,14 @@ class Halving:
                 losses = [[step(part) for part in self._cut(whole)] for whole in todo]
                 return torch.stack(losses[-1]).sum()
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+                if not does_not_fit(error):
                     raise
                 rows = max(len(whole["examples"]) for whole in self._done)
                 if self.parts >= rows:
                     raise ModelError(
                         "one row alone does not fit in memory: lower `max_length`, set `activation_checkpointing`, "
-                        "train an adapter, or load the model in half or 4-bit precision"
+                        "train an adapter, or load the model in half or 4-bit precision (the micro-batch: "
+                        f"{size_of(batch)})"
                     ) from None  # its traceback would keep the memory
             self.parts *= 2
             logger.warning("a micro-batch does not fit in memory: each is cut into %d parts", self.parts)

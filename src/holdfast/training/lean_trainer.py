@@ -6,6 +6,7 @@ optimizer, scheduler, launchers, checkpoints) is the Trainer's.
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -32,9 +33,14 @@ from holdfast.data.collate import Batch
 from holdfast.errors import ConfigError
 from holdfast.models.token_logprobs import check_logprob_forward, install_logprob_forward
 from holdfast.training.config import LeanConfig
-from holdfast.training.halving import Halving, KeepExamples
+from holdfast.training.distributed import DistributedTrainer
+from holdfast.training.guarded_trainer import GuardedTrainer
+from holdfast.training.guards import require_finite_parameters
+from holdfast.training.halving import Halving, KeepExamples, does_not_fit, out_of_memory
 from holdfast.training.metrics import Measured, MetricSums, means
 from holdfast.training.preparation import Prepared, prepare_model, prepare_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,13 @@ class LogLastStep(TrainerCallback):
         control.should_log = control.should_log or state.global_step >= state.max_steps
 
 
-class LeanTrainer(Trainer):
+class LeanTrainer(DistributedTrainer, GuardedTrainer):
     """Trainer whose gradient does not depend on how a global batch is cut into micro-batches or ranks."""
 
     args: LeanConfig
     objective: Any
     data_collator: Any
-    padding_free: bool  # set once the model has shown what it takes
+    padding_free: bool  # as far as the model takes it
     config_class: ClassVar[type[LeanConfig]]
     default_output_dir: ClassVar[str]
 
@@ -83,6 +89,10 @@ class LeanTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] | None = None,
     ) -> None:
         args = args if args is not None else self.config_class(output_dir=self.default_output_dir)
+        if args.push_to_hub:
+            raise ConfigError(
+                "push_to_hub: training writes to disk alone; upload the finished folder afterwards (`hf upload`)"
+            )
         self.objective = args.objective  # resolved by the config
         # Rows are read before the model is: a bad row is named before it costs anything.
         tokenizer = prepare_tokenizer(processing_class, model, args)
@@ -97,7 +107,8 @@ class LeanTrainer(Trainer):
             for name, rows in given.items()
             if rows is not None
         }
-        model = prepare_model(model, args, peft_config, list(self.prepared.values()))
+        set_seed(args.seed)  # an adapter draws its start: the same in every run, and in every process
+        model = prepare_model(model, args, peft_config, list(self.prepared.values()), tokenizer)
         install_logprob_forward(model)
         if args.n_gpu > 1:
             # DataParallel would cut our flat tensors along their first dimension.
@@ -128,7 +139,11 @@ class LeanTrainer(Trainer):
                 "DeepSpeed owns the gradients, so they cannot be divided by the kept tokens of the global batch: "
                 "set `normalize: all` on the objective, or use FSDP"
             )
+        require_finite_parameters(self.model)
         self.forward_check = check_logprob_forward(self.model, tokenizer.pad_token_id)
+        self.padding_free = args.padding_free and self.forward_check.padding_free
+        if args.padding_free and not self.padding_free and self.is_world_process_zero():
+            logger.warning("rows are padded: %s", self.forward_check.padding_free_refusal)
         self._ready()
 
     def _ready(self) -> None:
@@ -165,9 +180,10 @@ class LeanTrainer(Trainer):
         if not batch_samples:
             return None
         self._step_kept, self._step_loss = [], []
+        self.begin_step([batch["row_index"] for batch in batch_samples])
+        self._sums_before = self._train_sums.copy()
         if self._halving is not None:
             self._halving.begin()
-            self._sums_before = self._train_sums.copy()
         counts = torch.stack([self.count(batch) for batch in batch_samples]).sum(0).to(device)
         return self.accelerator.reduce(counts, reduction="sum")
 
@@ -186,6 +202,8 @@ class LeanTrainer(Trainer):
             self._step_kept.append(micro.kept)
             self._step_loss.append(micro.loss.detach())
         loss = micro.loss / num_items_in_batch[0].to(micro.loss.dtype) * self.accelerator.num_processes
+        if self._steps_in_backward:
+            self._guard.require_finite_loss(self, loss)
         return (loss, None) if return_outputs else loss
 
     def training_step(
@@ -197,20 +215,35 @@ class LeanTrainer(Trainer):
             return super(LeanTrainer, self).training_step(model, batch, num_items_in_batch)
 
         if self._halving is None:
-            loss = step(inputs)
+            try:
+                share = step(inputs)
+            except RuntimeError as error:
+                if not does_not_fit(error):
+                    raise
+                # Without its traceback, which would keep the memory.
+                raise out_of_memory(inputs, self.state.global_step + 1) from None
         else:
-            loss = self._halving.run(inputs, step, partial(self._start_step_again, model))
-        if self.divides_by_kept:
-            assert num_items_in_batch is not None
-            if not self.accelerator.sync_gradients:
-                return torch.zeros_like(loss)
-            kept = self.accelerator.reduce(torch.stack(self._step_kept).sum(), reduction="sum").clamp(min=1)
-            factor = num_items_in_batch[0] / kept
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(factor.to(parameter.grad.dtype))
-            loss = torch.stack(self._step_loss).sum() / kept * self.accelerator.num_processes
+            share = self._halving.run(inputs, step, partial(self._start_step_again, model))
+        loss = self._divided_by_kept(model, share, num_items_in_batch) if self.divides_by_kept else share
+        self._guard.add(share, loss)
         return loss
+
+    def _divided_by_kept(self, model: nn.Module, share: Tensor, num_items_in_batch: Tensor | None) -> Tensor:
+        """The whole loss and rescaled gradients with the last micro-batch, 0 before."""
+        assert num_items_in_batch is not None
+        if not self.accelerator.sync_gradients:
+            return torch.zeros_like(share)
+        kept = self.accelerator.reduce(torch.stack(self._step_kept).sum(), reduction="sum").clamp(min=1)
+        factor = num_items_in_batch[0] / kept
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor.to(parameter.grad.dtype))
+        return torch.stack(self._step_loss).sum() / kept * self.accelerator.num_processes
+
+    def leave_out_step(self, model: nn.Module) -> None:
+        """With the metrics as they were before the step."""
+        super().leave_out_step(model)
+        self._train_sums = self._sums_before
 
     # ---- micro-batches that do not fit
 
@@ -241,6 +274,42 @@ class LeanTrainer(Trainer):
         self._train_sums = self._sums_before.copy()
         self._step_kept, self._step_loss = [], []
 
+    # ---- what a checkpoint holds besides
+
+    def run_state(self) -> dict[str, Any]:
+        """With the tokens so far, and how micro-batches are cut."""
+        return super().run_state() | {
+            "num_tokens": self._num_tokens,
+            "parts": None if self._halving is None else self._halving.parts,
+        }
+
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
+        """As `run_state` took it."""
+        super().load_run_state(state)
+        self._num_tokens = state["num_tokens"]
+        if self._halving is not None and state["parts"] is not None:
+            self._halving.parts = state["parts"]
+
+    def process_state(self) -> dict[str, Any]:
+        """With the metrics since the last log."""
+        return super().process_state() | {"sums": self._train_sums.state_dict()}
+
+    def load_process_state(self, states: list[dict[str, Any]]) -> None:
+        """As `process_state` took it; where the number of processes is another, the first has all the sums."""
+        super().load_process_state(states)
+        sums = [state["sums"] for state in states]
+        own = self.args.process_index
+        if len(states) == self.args.world_size:
+            sums = [sums[own]]
+        elif own > 0:
+            sums = []
+        self._train_sums = MetricSums.of(sums, self.args.device)
+
+    def begin_sums(self) -> None:
+        """Throughput is measured from here."""
+        super().begin_sums()
+        self._span_started = time.perf_counter()
+
     # ---- metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -248,9 +317,11 @@ class LeanTrainer(Trainer):
         if "loss" in logs:
             now = time.perf_counter()
             sums = self._train_sums.flush(self.accelerator)
-            tokens, _ = sums.pop("num_tokens")
+            if not sums:  # every step of the span was left out
+                del logs["loss"]
+            tokens, _ = sums.pop("num_tokens", (0.0, 0.0))
             self._num_tokens += tokens
-            logs |= means(sums)
+            logs |= means(sums) | self._guard.counts()
             logs["num_tokens"] = self._num_tokens
             logs["tokens_per_second"] = tokens / max(now - self._span_started, 1e-9)
             self._span_started = now

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,25 @@ class MetricSums:
         other._sums, other._counts = dict(self._sums), dict(self._counts)
         return other
 
+    def state_dict(self) -> dict[str, tuple[Tensor, Tensor | int]]:
+        """(sum, count) of each metric, on the CPU."""
+        return {name: (_on_cpu(self._sums[name]), _on_cpu(self._counts[name])) for name in self._sums}
+
+    @classmethod
+    def of(
+        cls, states: Iterable[Mapping[str, tuple[Tensor, Tensor | int]]], device: torch.device
+    ) -> MetricSums:
+        """The sums that were saved, those of several processes added up."""
+        result = cls()
+        for state in states:
+            result.add(
+                {
+                    name: (total.to(device), count.to(device) if isinstance(count, Tensor) else count)
+                    for name, (total, count) in state.items()
+                }
+            )
+        return result
+
     def flush(self, accelerator: Any) -> dict[str, tuple[float, float]]:
         """(sum, count) of each metric over all processes, read in one transfer; starts anew."""
         if not self._sums:
@@ -54,3 +73,7 @@ def means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 def wide(value: Tensor) -> Tensor:
     """In float64, in which counts are exact; float32 on the one device that has nothing wider."""
     return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value

@@ -51,26 +51,24 @@ class PreferenceTrainer(LeanTrainer):
 
     def _ready(self) -> None:
         args, check = self.args, self.forward_check
-        self.padding_free = args.padding_free and check.padding_free
         self.shared_prefix = args.shared_prefix and (self.padding_free or check.shared_prefix)
         self.data_collator = PairCollator(
             self.processing_class.pad_token_id, self.shared_prefix, self.padding_free
         )
         self._report_rows()
         if self.objective.needs_reference:
-            for name, prepared in self.prepared.items():
-                dataset = add_reference_logps(self, prepared.dataset, args.reference_batch_size)
+            datasets = {name: prepared.dataset for name, prepared in self.prepared.items()}
+            scored = add_reference_logps(self, datasets, args.reference_batch_size)
+            for name, dataset in scored.items():
                 setattr(self, f"{name}_dataset", dataset)
 
     def _report_rows(self) -> None:
         """Say once which form of rows is used, and why where it is not the one asked for."""
         if not self.is_world_process_zero():
             return
-        args, check = self.args, self.forward_check
-        if args.padding_free and not self.padding_free:
-            logger.warning("rows are padded: %s", check.padding_free_refusal)
-        if args.shared_prefix and not self.shared_prefix:
-            logger.warning("shared-prefix rows are off, plain rows are used: %s", check.shared_prefix_refusal)
+        if self.args.shared_prefix and not self.shared_prefix:
+            refusal = self.forward_check.shared_prefix_refusal
+            logger.warning("shared-prefix rows are off, plain rows are used: %s", refusal)
         logger.info(
             "rows: %s, %s",
             "shared prefix" if self.shared_prefix else "plain",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
+from accelerate.utils import parse_flag_from_env
 from peft import LoraConfig, PeftConfig, PeftModel
 from pyarrow import compute
 from torch import nn
@@ -25,7 +26,14 @@ from holdfast.data.records import PreferenceRecord, SFTRecord
 from holdfast.data.stored import StoredRows
 from holdfast.errors import ConfigError, ModelError, did_you_mean
 from holdfast.models.adapters import attach_adapter, lora_config, train_in_float32
-from holdfast.models.loading import load_model, load_tokenizer, read_chat_template, with_padding
+from holdfast.models.loading import (
+    load_model,
+    load_tokenizer,
+    read_chat_template,
+    require_embedded,
+    with_padding,
+)
+from holdfast.models.quantized import is_quantized, keep_trainable, quantization_options
 from holdfast.models.token_logprobs import HALF, causal_lm_of
 from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 
@@ -43,12 +51,14 @@ class Prepared:
         report: counts for the run record: rows read and refused (by reason), layout, lengths, cuts, digest.
         end_tokens: the tokens that end completions, most frequent first.
         largest_token_id: the largest token id, to hold against the model's vocabulary.
+        rows: the checked rows themselves, in the data set's order, for messages that name a place.
     """
 
     dataset: datasets.Dataset
     report: dict[str, Any]
     end_tokens: tuple[int, ...]
     largest_token_id: int
+    rows: StoredRows | None = None
 
 
 def prepare_pairs(source: Any, tokenizer: PreTrainedTokenizerBase, args: PreferenceConfig) -> Prepared:
@@ -83,8 +93,8 @@ def checker_of(
 
 
 def processes_of(args: LeanConfig) -> int:
-    """Processes that check and tokenize: as configured, or one a core, shared out among the ranks of a node."""
-    return args.dataset_num_proc or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """Processes that check and tokenize: as configured, or one a core; of a node's ranks one alone does this."""
+    return args.dataset_num_proc or cores()
 
 
 def _checked(source: Any, work: Checker, args: LeanConfig, quarantine: Path | None = None) -> Intake:
@@ -124,6 +134,7 @@ def prepared(intake: Intake, rows: StoredRows | None = None) -> Prepared:
         largest_token_id=max(
             compute.max(compute.list_flatten(dataset.data.column(name))).as_py() for name in tokens
         ),
+        rows=own,
     )
 
 
@@ -138,7 +149,10 @@ def prepare_tokenizer(
         processing_class = str(name)
     if isinstance(processing_class, str):
         return load_tokenizer(
-            processing_class, revision=args.model_revision, chat_template=args.chat_template
+            processing_class,
+            revision=args.model_revision,
+            chat_template=args.chat_template,
+            trust_remote_code=args.trust_remote_code,
         )
     if args.chat_template is not None:
         processing_class.chat_template = read_chat_template(args.chat_template)
@@ -150,6 +164,7 @@ def prepare_model(
     args: LeanConfig,
     peft_config: PeftConfig | Mapping[str, Any] | None,
     prepared: Sequence[Prepared],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> nn.Module:
     """Load the model if it is named, attach the adapter, and make sure that rows and precision fit it.
 
@@ -157,15 +172,17 @@ def prepare_model(
 
     Raises:
         ModelError: tokens beyond the model's vocabulary, or half-precision weights without mixed precision.
-        ConfigError: `max_length` beyond the model's positions.
+        ConfigError: `max_length` beyond the model's positions; quantized weights without an adapter, or sharded.
     """
     mixed = bool(args.bf16 or args.fp16)
     if isinstance(model, str | Path):
         return prepare_model(
-            _load(str(model), args, peft_config is None or not mixed), args, peft_config, prepared
+            _load(str(model), args, peft_config is None or not mixed), args, peft_config, prepared, tokenizer
         )
     trained: nn.Module = model
+    _require_trainable(model, args, peft_config)
     _require_fit(causal_lm_of(model), args, prepared)
+    require_embedded(tokenizer, causal_lm_of(model).get_input_embeddings().weight.shape[0])
     if peft_config is not None:
         if isinstance(model, PeftModel):
             raise ConfigError(
@@ -191,7 +208,44 @@ def prepare_model(
 
 def _load(name: str, args: LeanConfig, whole_precision: bool) -> PreTrainedModel:
     dtype = "float32" if args.model_dtype == "auto" and whole_precision else args.model_dtype
-    return load_model(name, revision=args.model_revision, dtype=dtype, attention=args.attention)
+    return load_model(
+        name,
+        revision=args.model_revision,
+        dtype=dtype,
+        attention=args.attention,
+        trust_remote_code=args.trust_remote_code,
+        quantized=_quantized(args),
+    )
+
+
+def _quantized(args: LeanConfig) -> dict[str, Any] | None:
+    if args.quantization is None:
+        return None
+    compute = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    return quantization_options(args.quantization, compute, args.device)
+
+
+def _require_trainable(model: nn.Module, args: LeanConfig, peft_config: Any) -> None:
+    """See that quantized weights are what was asked for, and that something besides them is trained."""
+    if not is_quantized(model):
+        if args.quantization is not None:
+            raise ConfigError(
+                f"quantization: {args.quantization} is for a model given by name; this one is loaded already, and its "
+                "weights are not quantized"
+            )
+        return
+    if peft_config is None and not isinstance(model, PeftModel):
+        raise ConfigError(
+            "quantized weights are frozen, so there is nothing to train: give an adapter (`peft_config={}` is the "
+            "SLIME paper's; `adapter` in a run's YAML), or leave `quantization` out"
+        )
+    keep_trainable(model)
+    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    if sharded or args.fsdp or args.deepspeed:
+        raise ConfigError(
+            "quantized weights are not shared out among processes here: launch without FSDP and DeepSpeed; each "
+            "process then holds all of them"
+        )
 
 
 def _require_fit(model: PreTrainedModel, args: LeanConfig, prepared: Sequence[Prepared]) -> None:

@@ -67,19 +67,25 @@ class ProgressLine(TrainerCallback):
             if shown:
                 self.bar.set_postfix(shown, refresh=False)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def close(self) -> None:
         """Close the bar, leaving it on the screen."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
 
-def train_with_progress(trainer: Trainer, description: str) -> TrainOutput:
-    """`trainer.train()` behind one `ProgressLine` (none where `disable_tqdm` is set), and nothing else printed."""
+def train_with_progress(trainer: Trainer, description: str, resume: str | bool | None = None) -> TrainOutput:
+    """`trainer.train()` behind one `ProgressLine` (none where `disable_tqdm` is set), and nothing else printed.
+
+    Args:
+        resume: `resume_from_checkpoint` of `train`.
+    """
     for printing in (ProgressCallback, PrinterCallback):
         trainer.pop_callback(printing)
+    line = ProgressLine(description)
     if not trainer.args.disable_tqdm:
-        trainer.add_callback(ProgressLine(description))
-    return trainer.train()
+        trainer.add_callback(line)
+    try:
+        return trainer.train(resume_from_checkpoint=resume)
+    finally:
+        line.close()  # training may end by a signal or an error

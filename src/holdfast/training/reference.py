@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from holdfast.files import cache_folder, replacing
 from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.ranks import once
 from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.scoring import score_pairs
 
@@ -31,14 +33,24 @@ IDLE = frozenset(
 )
 
 
-def add_reference_logps(trainer: LeanTrainer, dataset: Any, batch_size: int | None = None) -> Any:
-    """`dataset` with columns `reference_chosen` and `reference_rejected`: summed log-probs, nats.
+def add_reference_logps(
+    trainer: LeanTrainer, datasets: Mapping[str, Any], batch_size: int | None = None
+) -> dict[str, Any]:
+    """`datasets` with columns `reference_chosen` and `reference_rejected`: summed log-probs, nats.
 
     Read from the cache when the same model has scored the same rows before.
     """
-    key = reference_key(trainer.model, dataset, trainer.accelerator.mixed_precision)
+    precision = trainer.accelerator.mixed_precision
+    # Of the model as it is loaded: to score, it may have to be shared out among the processes.
+    keys = once(
+        lambda: {name: reference_key(trainer.model, own, precision) for name, own in datasets.items()}
+    )
+    return {name: _with_logps(trainer, own, keys[name], batch_size) for name, own in datasets.items()}
+
+
+def _with_logps(trainer: LeanTrainer, dataset: Any, key: str, batch_size: int | None) -> Any:
     path = cache_folder(trainer.args.cache_dir) / f"reference-{key}.safetensors"
-    columns = _cached(path)
+    columns = once(lambda: _cached(path))  # all compute it, or none
     if columns is None:
         scores = score_pairs(trainer, dataset, "reference log-probs", batch_size)
         columns = {"chosen": scores.chosen.clone(), "rejected": scores.rejected.clone()}

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 
 from holdfast.models.token_logprobs import token_logprobs
 from holdfast.training.lean_trainer import LeanTrainer
+from holdfast.training.shares import EvenWithoutRows, Shares
 
 # Below this probability a rejected token counts as collapsed: formatting collapse shows here first.
 COLLAPSED = 1e-4
@@ -41,34 +42,34 @@ def score_pairs(
 ) -> PairScores:
     """Score `dataset`, tokenized pairs, in evaluation mode and the trainer's own precision.
 
-    Each process scores every n-th row; all of them return the whole.
+    Each process scores its share; all of them return the whole.
     """
     accelerator = trainer.accelerator
     rank, world = accelerator.process_index, accelerator.num_processes
-    share = list(range(rank, len(dataset), world))
+    shares = Shares(
+        SequentialSampler(dataset), batch_size or trainer.args.per_device_eval_batch_size, world, rank
+    )
     loader: DataLoader[Any] = DataLoader(
-        dataset.select(share),
-        batch_size=batch_size or trainer.args.per_device_eval_batch_size,
-        collate_fn=trainer.data_collator,
+        dataset,
+        batch_sampler=shares,
+        collate_fn=EvenWithoutRows(trainer.data_collator, dataset[0]),
+        generator=torch.Generator(),  # it draws a number even here: not from those that training goes on with
     )
     columns = torch.zeros(5, len(dataset), dtype=torch.float64)
-    model = trainer.model
-    was_training = model.training
-    model.eval()
-    done = 0
-    with accelerator.autocast():
-        for batch in tqdm(
-            loader, desc=description, disable=rank > 0 or trainer.args.disable_tqdm, leave=False
+    with trainer.scoring() as model, accelerator.autocast():
+        for rows, batch in tqdm(
+            zip(shares, loader, strict=True),
+            desc=description,
+            total=len(shares),
+            disable=rank > 0 or trainer.args.disable_tqdm,
+            leave=False,
         ):
             logps = token_logprobs(model, trainer._prepare_inputs(batch)).double().cpu()
             chosen, chosen_mask = take(logps, batch["chosen_slots"].cpu())
             rejected, rejected_mask = take(logps, batch["rejected_slots"].cpu())
             collapsed = (rejected < math.log(COLLAPSED)) & rejected_mask
             values = (chosen, rejected, chosen_mask, rejected_mask, collapsed)
-            rows = share[done : done + len(chosen)]
             columns[:, rows] = torch.stack([value.sum(-1).double() for value in values])
-            done += len(rows)
-    model.train(was_training)
     total: Tensor = accelerator.reduce(columns.to(accelerator.device), reduction="sum").cpu()
     return PairScores(*total)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from holdfast.data.collate import Batch, SFTCollator
+from holdfast.data.information import InformativeTokens
 from holdfast.models.token_logprobs import token_losses
 from holdfast.objectives.token import TokenObjective
+from holdfast.training.capability_tracker import CapabilityTracker
 from holdfast.training.config import SFTConfig
 from holdfast.training.lean_trainer import LeanTrainer, MicroBatch
 from holdfast.training.metrics import wide
@@ -29,7 +32,8 @@ class SFTTrainer(LeanTrainer):
 
     Metrics a logging step: `loss` (per counted token); `mean_logps/target` (nats a token) and
     `probability/target` (mean probability of the target tokens: the capability proxy of arXiv 2510.00526, eq. 5);
-    `tokens/kept` (share of target tokens the objective counts); `num_tokens`, `tokens_per_second`.
+    `tokens/kept` (share of target tokens the objective counts); `num_tokens`, `tokens_per_second`; `capability` and
+    `alpha` where the objective follows the model's capability (see `CapabilityTracker`).
     """
 
     args: SFTConfig
@@ -38,12 +42,22 @@ class SFTTrainer(LeanTrainer):
     default_output_dir = "sft"
 
     def _ready(self) -> None:
-        self.padding_free = self.args.padding_free and self.forward_check.padding_free
         self.data_collator = SFTCollator(self.processing_class.pad_token_id, self.padding_free)
         if self.is_world_process_zero():
-            if self.args.padding_free and not self.padding_free:
-                logger.warning("rows are padded: %s", self.forward_check.padding_free_refusal)
             logger.info("rows: plain, %s", "without padding" if self.padding_free else "padded")
+        half_life = self.objective.half_life
+        self._tracker: CapabilityTracker | None = None
+        if half_life is not None and self.train_dataset is not None:
+            information = InformativeTokens.of(self.train_dataset)
+            start = float(self.objective.state()["capability"])
+            self._tracker = CapabilityTracker(information, half_life, start, self.args.device)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Take the objective at the capability measured so far: it stays for a whole global batch."""
+        capability = None if self._tracker is None else self._tracker.capability
+        self._followed = self.objective if capability is None else self.objective.at(capability)
+        self._logged = {} if capability is None else self._followed.state()
 
     @property
     def divides_by_kept(self) -> bool:
@@ -72,7 +86,9 @@ class SFTTrainer(LeanTrainer):
         """Log-probs, objective and metrics of a micro-batch of demonstrations."""
         loss, logps = token_losses(model, batch, self._losses)
         logps = logps.detach()
-        targets, kept_count = logps.shape[0], self.objective.kept(logps).sum()
+        if self._tracker is not None and model.training:
+            self._tracker.add(batch, logps)
+        targets, kept_count = logps.shape[0], self._followed.kept(logps).sum()
         divisor = kept_count if self.divides_by_kept else targets
         return MicroBatch(
             loss,
@@ -83,9 +99,38 @@ class SFTTrainer(LeanTrainer):
                 "probability/target": (logps.exp().sum(), targets),
                 "tokens/kept": (kept_count, targets),
                 "num_tokens": (batch["num_tokens"].sum(), 1),
-            },
+            }
+            | {name: (targets * value, targets) for name, value in self._logged.items()},
         )
+
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """As the `LeanTrainer`'s; a complete global batch is taken into the capability that the next one sees."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._tracker is not None and self.accelerator.sync_gradients:
+            self._tracker.close(self.accelerator)
+            self._follow()
+        return loss
+
+    def _start_step_again(self, model: nn.Module) -> None:
+        """With what the tracker heard of the step forgotten."""
+        super()._start_step_again(model)
+        if self._tracker is not None:
+            self._tracker.forget()
+
+    def run_state(self) -> dict[str, Any]:
+        """With the capability measured so far."""
+        tracker = None if self._tracker is None else self._tracker.state_dict()
+        return super().run_state() | {"capability": tracker}
+
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
+        """As `run_state` took it."""
+        super().load_run_state(state)
+        if self._tracker is not None:
+            self._tracker.load_state_dict(state["capability"])
+            self._follow()
 
     def _losses(self, logps: Tensor) -> Tensor:
         """Each token's loss, 0 where the objective leaves it out."""
-        return torch.where(self.objective.kept(logps), self.objective(logps), 0.0)
+        return torch.where(self._followed.kept(logps), self._followed(logps), 0.0)
