@@ -73,6 +73,29 @@ def test_equals_the_definition(head: dict[str, Any], width: int) -> None:
     )
 
 
+# Of blocks of 16 entries, 13 float64 tokens each: none, the first, three of four, all with the last and shorter one.
+KEPT = [0, 13 * 16 * 8 + 1, 3 * 13 * 16 * 8 + 1, 1 << 20]
+
+
+@pytest.mark.parametrize("keep", KEPT)
+@pytest.mark.parametrize("head", [head | {"bias": None} for head in HEADS if not head["bias"]], ids=str)
+@pytest.mark.parametrize("frozen_bias", [False, True])
+def test_blocks_that_wait_for_the_backward_change_nothing(
+    head: dict[str, Any], keep: int, frozen_bias: bool
+) -> None:
+    inputs = problem(13, 6, 50)
+    inputs["targets"][:5] = 17  # one row of the weight, from five tokens
+    inputs["targets"][5] = 49
+    if frozen_bias:
+        inputs["bias"] = torch.linspace(-2, 2, 50, dtype=torch.float64)
+    options = {"softcap": head["softcap"], "logit_scale": head["logit_scale"]}
+    assert_same(
+        value_and_gradients(linear_logprob_chunked, inputs, width=16, keep=keep, **options),
+        value_and_gradients(linear_logprob_reference, inputs, **options),
+        1e-12,
+    )
+
+
 @pytest.mark.parametrize("tokens", [0, 1])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_few_tokens(tokens: int, softcap: float | None) -> None:
@@ -141,6 +164,7 @@ def test_memory_layout_does_not_matter() -> None:
     bias=st.booleans(),
     softcap=st.none() | st.floats(0.5, 20),
     logit_scale=st.floats(-4, 4),
+    keep=st.integers(0, 500),
     seed=st.integers(0, 2**31),
 )
 def test_equals_the_definition_at_any_shape(
@@ -151,11 +175,12 @@ def test_equals_the_definition_at_any_shape(
     bias: bool,
     softcap: float | None,
     logit_scale: float,
+    keep: int,
     seed: int,
 ) -> None:
     inputs = problem(tokens, hidden, vocab, bias=bias, seed=seed)
     options = {"softcap": softcap, "logit_scale": logit_scale}
-    actual = value_and_gradients(linear_logprob_chunked, inputs, width=width, **options)
+    actual = value_and_gradients(linear_logprob_chunked, inputs, width=width, keep=keep, **options)
     expected = value_and_gradients(linear_logprob_reference, inputs, **options)
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, atol=1e-11, rtol=1e-10)
@@ -204,15 +229,19 @@ def test_float32(softcap: float | None) -> None:
     assert_same({n: t.double() for n, t in actual.items()}, expected, 1e-5)
 
 
+@pytest.mark.parametrize("keep", [0, 1 << 20])
 @pytest.mark.parametrize("width", [1, 3, 8])
-def test_logits_of_ten_thousand(width: int) -> None:
+def test_logits_of_ten_thousand(width: int, keep: int) -> None:
     """exp(1e4) overflows every dtype; close calls among large logits must still be told apart."""
     logits = torch.tensor([[1e4, 9999.0, -1e4, 0.0, 9998.5], [-1e4, -9999.0, -9998.0, -1e4, -9998.5]])
     targets = torch.tensor([1, 3])
     weight = logits.t().contiguous().requires_grad_()  # (5, 2), with one hidden unit per token
     hidden = torch.eye(2, requires_grad=True)
     actual = value_and_gradients(
-        linear_logprob_chunked, {"hidden": hidden, "weight": weight, "targets": targets}, width=width
+        linear_logprob_chunked,
+        {"hidden": hidden, "weight": weight, "targets": targets},
+        width=width,
+        keep=keep,
     )
     exact = {"hidden": hidden.detach().double().requires_grad_(), "targets": targets}
     exact["weight"] = weight.detach().double().requires_grad_()
@@ -223,10 +252,12 @@ def test_logits_of_ten_thousand(width: int) -> None:
     assert_same({n: t.double() for n, t in actual.items()}, expected, 1e-6)
 
 
+@pytest.mark.parametrize("frozen_bias", [False, True])
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_entries_ruled_out_by_the_bias(width: int) -> None:
+def test_entries_ruled_out_by_the_bias(width: int, frozen_bias: bool) -> None:
     """A bias of -inf, over whole blocks and from the first, leaves a softmax over the rest."""
     inputs = problem(6, 3, 8, bias=True)
+    inputs["bias"].requires_grad_(not frozen_bias)
     with torch.no_grad():
         inputs["bias"][:4] = -torch.inf
         inputs["targets"] = inputs["targets"] % 4 + 4
@@ -252,6 +283,7 @@ def test_block_width() -> None:
     assert block_width(16, 1000, cpu) == 1000  # never wider than the vocabulary
     assert block_width(0, 1 << 30, cpu) == 1 << 20
     assert block_width(1024, 1 << 18, gpu) > block_width(1024, 1 << 18, cpu)
+    assert block_width(1030, 1 << 18, cpu) == 960  # rows that a product can write fast
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -62,10 +62,39 @@ def test_a_trained_head_makes_nothing_larger_than_itself() -> None:
     assert ledger.largest == 32 << 15  # the weight's gradient, an eighth of the whole logits
 
 
-def test_a_frozen_head_costs_as_many_products_as_plain_torch() -> None:
-    """Per block of a frozen head: the logits, the hidden states' gradient. Trained: logits again, its own."""
+def test_matrix_products() -> None:
+    """Per block of a frozen head: the logits, the hidden states' gradient. Trained: its own, and the logits again
+    where their exponentials were not kept."""
     blocks = {"width": 16, "vocab": 64}
-    frozen = audit(linear_logprob_chunked, 5, 3, frozen=True, **blocks).calls
-    trained = audit(linear_logprob_chunked, 5, 3, frozen=False, **blocks).calls
-    assert frozen["mm"] + frozen["addmm_"] == 2 * 4
-    assert trained["mm"] + trained["addmm_"] == 4 * 4
+    block = 5 * 16 * 4
+    for products, options in (
+        (2 * 4, {"frozen": True}),
+        (3 * 4, {"frozen": False}),
+        (4 * 4, {"frozen": False, "keep": 0}),
+        (3 * 2 + 4 * 2, {"frozen": False, "keep": 2 * block + 1}),
+    ):
+        calls = audit(linear_logprob_chunked, 5, 3, **blocks, **options).calls
+        assert calls["mm"] + calls["addmm_"] == products
+
+
+def test_no_more_waits_for_the_backward_than_was_allowed() -> None:
+    def held(keep: int, frozen: bool = False) -> int:
+        x = torch.randn(TOKENS, HIDDEN, requires_grad=True)
+        weight = torch.randn(1 << 12, HIDDEN, requires_grad=not frozen)
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes if tensor.data_ptr() != weight.data_ptr() else 0)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            linear_logprob_chunked(x, weight, torch.randint(4096, (TOKENS,)), width=256, keep=keep)
+        return sum(sizes)
+
+    block, without = TOKENS * 256 * 4, held(0)
+    assert held(0, frozen=True) <= without == held(block)  # which a block fills
+    for blocks in (1, 7, 16):
+        # with each block, the maximum that it is relative to
+        assert held(blocks * block + 1) == without + blocks * (block + TOKENS * 4)
+    assert held(1 << 30) == held(16 * block + 1)
+    assert held(1 << 30, frozen=True) == held(0, frozen=True)

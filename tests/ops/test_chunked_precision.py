@@ -57,3 +57,33 @@ def test_error_bounded_by_plain_torch(
     for name, plain in squared["plain"].items():
         assert plain > 0
         assert squared["chunked"][name] <= SLACK**2 * plain, name
+
+
+@pytest.mark.parametrize("keep", [0, 1 << 20])
+@pytest.mark.parametrize("certainty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("options", [{}, {"softcap": 20.0, "logit_scale": 0.7}], ids=str)
+def test_error_bounded_by_plain_torch_under_autocast(
+    certainty: float, options: dict[str, float], keep: int
+) -> None:
+    """float32 leaves, products in bfloat16: the weight's gradient is no worse for the exponentials being kept."""
+    squared = {form: dict.fromkeys(["logprob", "hidden", "weight"], 0.0) for form in ("plain", "chunked")}
+
+    def plain(**inputs: Tensor) -> Tensor:
+        narrow = {n: t.bfloat16() if t.is_floating_point() else t for n, t in inputs.items()}
+        return linear_logprob_reference(**narrow, **options)
+
+    def chunked(**inputs: Tensor) -> Tensor:
+        return linear_logprob_chunked(**inputs, **options, width=128, dtype=torch.bfloat16, keep=keep)
+
+    for seed in range(8):
+        leaves, targets, upstream = inputs(seed, certainty, torch.bfloat16)
+        del leaves["bias"]
+        exact = {n: t.double() for n, t in leaves.items()}
+        truth = outcome(linear_logprob_reference, exact, targets, upstream, **options)
+        single = {n: t.float() for n, t in leaves.items()}
+        for form, run in (("plain", plain), ("chunked", chunked)):
+            found = outcome(run, single, targets, upstream)
+            for name in truth:
+                squared[form][name] += float((found[name] - truth[name]).square().sum())
+    for name, error in squared["plain"].items():
+        assert squared["chunked"][name] <= SLACK**2 * error, name

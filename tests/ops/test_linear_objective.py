@@ -151,3 +151,21 @@ def test_a_second_backward_is_an_error() -> None:
     total, _ = linear_objective(**inputs, losses=LOSSES["nll"])
     with pytest.raises(RuntimeError, match="spent once"):
         torch.autograd.grad(total, inputs["hidden"], create_graph=True)
+
+
+def test_under_autocast_gradients_keep_what_float32_holds() -> None:
+    """Products are bfloat16, sums over tokens are not, and neither is what reaches float32 weights."""
+    inputs = problem(64, 32, 300, torch.float32)
+    exact = {n: t.detach().double().requires_grad_() if n in NAMES else t for n, t in inputs.items()}
+    expected = gradients(by_definition(exact, LOSSES["nll"])[0], exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = gradients(linear_objective(**inputs, losses=LOSSES["nll"], chunk=16)[0], inputs)
+        logits = torch.nn.functional.linear(*(inputs[name] for name in NAMES))
+        plain_total = torch.nn.functional.cross_entropy(logits.float(), inputs["targets"], reduction="sum")
+        plain = gradients(plain_total, inputs)
+    for name in NAMES:
+        assert ours[name].dtype == torch.float32
+        # a token's hidden state has its gradient from one product, the head from many tokens'
+        assert torch.equal(ours[name], ours[name].bfloat16().float()) == (name == "hidden")
+        error = (ours[name].double() - expected[name]).norm()
+        assert error <= 1.05 * (plain[name].double() - expected[name]).norm()

@@ -77,6 +77,7 @@ def linear_logprob(
         IndexError: a target outside the vocabulary. On a GPU, where looking would wait for the device, such
             a target gives NaN, or the device's own index error.
     """
+    given = hidden, weight, bias
     hidden, weight = as_product_sees(hidden), as_product_sees(weight)
     bias = None if bias is None else as_product_sees(bias)
     require_fit(hidden, weight, targets, bias, softcap)
@@ -85,8 +86,12 @@ def linear_logprob(
     if implementation not in _IMPLEMENTATIONS:
         known = did_you_mean(implementation, ["auto", *_IMPLEMENTATIONS])
         raise ValueError(f"unknown implementation {implementation!r}{known}")
-    form = _IMPLEMENTATIONS[implementation]
-    return form(hidden, weight, targets, bias=bias, softcap=softcap, logit_scale=logit_scale)
+    options: dict[str, Any] = {"softcap": softcap, "logit_scale": logit_scale}
+    if implementation == "chunked":  # casts by itself, so that its gradients are not rounded
+        dtype = hidden.dtype
+        hidden, weight, bias = given
+        options["dtype"] = dtype
+    return _IMPLEMENTATIONS[implementation](hidden, weight, targets, bias=bias, **options)
 
 
 def _pick(hidden: Tensor, vocab: int) -> Literal["reference", "chunked", "triton"]:

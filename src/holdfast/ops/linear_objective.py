@@ -52,13 +52,13 @@ def linear_objective(
         ValueError, IndexError: as `linear_logprob`.
         RuntimeError: differentiated twice.
     """
-    hidden, weight = as_product_sees(hidden), as_product_sees(weight)
-    bias = None if bias is None else as_product_sees(bias)
-    require_fit(hidden, weight, targets, bias, softcap)
+    seen = as_product_sees(hidden), as_product_sees(weight), None if bias is None else as_product_sees(bias)
+    require_fit(*seen[:2], targets, seen[2], softcap)
     if chunk is None:
         chunk = max(FEWEST, CHUNK // len(weight))
+    # given as they are too: gradients that are summed up in float32 are not rounded on their way to float32 weights
     total, logps = _Objective.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, losses, softcap, logit_scale, chunk, torch.is_grad_enabled()
+        hidden, weight, bias, targets, losses, softcap, logit_scale, chunk, torch.is_grad_enabled(), seen
     )
     return total, logps
 
@@ -76,7 +76,10 @@ class _Objective(torch.autograd.Function):
         logit_scale: float,
         chunk: int,
         grad_enabled: bool,
+        seen: tuple[Tensor, Tensor, Tensor | None],
     ) -> tuple[Tensor, Tensor]:
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
+        hidden, weight, bias = seen
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         wants = [grad_enabled and needed for needed in ctx.needs_input_grad[:3]]
         gradients = [
@@ -94,7 +97,6 @@ class _Objective(torch.autograd.Function):
                 gradients[0] if gradients[0] is None else gradients[0][rows], gradients[1], gradients[2],
             )  # fmt: skip
         ctx.gradients = gradients
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (hidden, weight, bias)]
         ctx.mark_non_differentiable(logps)
         return total, logps
 
@@ -107,7 +109,7 @@ class _Objective(torch.autograd.Function):
             None if gradient is None else gradient.mul_(upstream).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         ]
-        return *scaled, None, None, None, None, None, None
+        return *scaled, None, None, None, None, None, None, None
 
 
 def _chunk(
