@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -94,6 +94,9 @@ CASES = {
     "threshold-0.2": band(0.2, 1.0, NLL),
     "threshold-bottom": band(0.0, 0.52, f_alpha(1.0), normalize="all"),
     "threshold-nested": band(0.2, 1.0, band(0.0, 0.6, focal(2.0))),
+    "adaptive": Case({"name": "adaptive"}, f_alpha(496 / 2197).f, f_alpha(496 / 2197).s, 2197 / 496),
+    "adaptive-weak": Case({"name": "adaptive", "capability": 0}, NLL.f, NLL.s, INFINITE),
+    "adaptive-strong": replace(f_alpha(1.5), spec={"name": "adaptive", "capability": 0.95, "highest": 1.5}),
     "dft": Case({"name": "dft"}, lambda p: -p * math.log(p), lambda p: p, 0.0, differentiable=False),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

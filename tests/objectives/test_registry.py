@@ -22,7 +22,7 @@ from holdfast.objectives import (
 
 def test_the_whole_list() -> None:
     pairs = ("cpo", "cpo_simpo", "dpo", "ipo", "orpo", "sft", "simpo", "slic", "slime")
-    tokens = ("dft", "f_alpha", "focal", "huber_p", "log_one_minus_p", "nll", "p", "threshold")
+    tokens = ("adaptive", "dft", "f_alpha", "focal", "huber_p", "log_one_minus_p", "nll", "p", "threshold")
     assert list_objectives("pair") == pairs
     assert list_objectives("token") == tokens
     assert list_objectives() == pairs + tokens
@@ -79,7 +79,7 @@ def test_a_nested_spec_is_written_out() -> None:
     ("call", "message"),
     [
         (lambda: get_objective("slim"), r"unknown objective 'slim' \(did you mean 'slime'\?\)"),
-        (lambda: get_objective("xyzzy"), r"unknown objective 'xyzzy' \(known: cpo, cpo_simpo"),
+        (lambda: get_objective("xyzzy"), r"unknown objective 'xyzzy' \(known: adaptive, cpo, cpo_simpo"),
         (
             lambda: get_objective("slime", hard_margn=1),
             r"slime: unknown hyperparameter 'hard_margn' \(did you mean 'hard_margin'\?\)",

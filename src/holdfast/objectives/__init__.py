@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from holdfast.objectives.adaptive import Adaptive
 from holdfast.objectives.base import Objective
 from holdfast.objectives.cpo import Cpo, CpoSimPo
 from holdfast.objectives.dpo import Dpo
@@ -27,6 +28,7 @@ from holdfast.objectives.token import (
 )
 
 __all__ = [
+    "Adaptive",
     "Cpo",
     "CpoSimPo",
     "Dft",

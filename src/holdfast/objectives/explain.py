@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 
 from holdfast.objectives.base import Kind, Objective
 from holdfast.objectives.registry import objective_class, objective_spec
+from holdfast.objectives.shape import Shape, shape_of
+from holdfast.objectives.token import TokenObjective
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Everything `holdfast explain NAME` shows."""
+    """Everything `holdfast explain NAME` shows. `shape`: of a token objective at its defaults."""
 
     name: str
     kind: Kind
@@ -32,12 +34,14 @@ class Explanation:
     paper: str
     notes: tuple[str, ...]
     presets: Mapping[str, Mapping[str, object]]
+    shape: Shape | None
 
 
 def explain(name: str) -> Explanation:
     """Describe a registered objective; ValueError names the nearest one when there is none."""
     cls = objective_class(name)
-    defaults = objective_spec(cls())
+    built = cls()
+    defaults = objective_spec(built)
     return Explanation(
         name=cls.name,
         kind=cls.kind,
@@ -48,6 +52,7 @@ def explain(name: str) -> Explanation:
         paper=cls.paper,
         notes=cls.notes,
         presets=cls.presets,
+        shape=shape_of(built) if isinstance(built, TokenObjective) else None,
     )
 
 

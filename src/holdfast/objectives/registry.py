@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from holdfast.errors import did_you_mean
+from holdfast.objectives.adaptive import Adaptive
 from holdfast.objectives.base import Objective
 from holdfast.objectives.cpo import Cpo, CpoSimPo
 from holdfast.objectives.dpo import Dpo
@@ -36,6 +37,7 @@ _CLASSES: tuple[type[Objective], ...] = (
     HuberP,
     Threshold,
     Dft,
+    Adaptive,
 )
 _BY_NAME: dict[str, type[Objective]] = {cls.name: cls for cls in _CLASSES}
 

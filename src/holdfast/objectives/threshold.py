@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -72,6 +72,16 @@ class Threshold(TokenObjective):
     @property
     def normalization(self) -> Literal["kept", "all"]:
         return "all" if self.normalize == "all" else "kept"
+
+    @property
+    def half_life(self) -> float | None:
+        return self._f.half_life
+
+    def at(self, capability: float | Tensor) -> TokenObjective:
+        return self if self.half_life is None else replace(self, base=self._f.at(capability))
+
+    def state(self) -> Mapping[str, float | Tensor]:
+        return self._f.state()
 
     @property
     def _f(self) -> TokenObjective:

@@ -13,6 +13,7 @@ already believes, a convex one in [0, ½] (Proposition 3.2).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -65,6 +66,22 @@ class TokenObjective(Objective, ABC):
     def normalization(self) -> Literal["kept", "all"]:
         """What the caller divides the summed loss by: the number of kept tokens or of all target tokens."""
         return "all"
+
+    @property
+    def half_life(self) -> float | None:
+        """None unless the objective follows the model's capability during training.
+
+        Then: in how many global batches what was measured comes to count half.
+        """
+        return None
+
+    def at(self, capability: float | Tensor) -> TokenObjective:
+        """The objective at a measured capability in [0, 1]; itself unless it follows."""
+        return self
+
+    def state(self) -> Mapping[str, float | Tensor]:
+        """What a log should hold of an objective that follows: its capability and what it made of it."""
+        return {}
 
 
 @dataclass(frozen=True)

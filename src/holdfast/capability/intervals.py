@@ -1,0 +1,69 @@
+"""Intervals for ratios of sums over rows: rows are drawn again, never single tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+RESAMPLES = 1000
+CELLS = 4_000_000  # entries of the table of weights that are held at a time
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and the bounds of its 95 % interval; None where nothing, or no interval, can be had."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+def row_bootstrap(
+    numerators: Any, denominators: Any, seed: int, resamples: int = RESAMPLES
+) -> list[Estimate]:
+    """Ratios of sums over rows, Σ numerator / Σ denominator, each with a percentile interval clustered by row.
+
+    Tokens of one row are no independent draws, so whole rows are drawn, all ratios from the same draws: intervals of
+    two ratios of one call can be set side by side. Fewer than two rows with a denominator have no interval; nor does a
+    ratio that some draw has no denominator for (a handful of rows out of many).
+
+    Args:
+        numerators, denominators: (ratios, rows).
+        seed: the draws depend on it and on the number of rows alone.
+    """
+    top, bottom = np.atleast_2d(np.asarray(numerators, float)), np.atleast_2d(np.asarray(denominators, float))
+    rows = top.shape[1]
+    totals = bottom.sum(axis=1)
+    values = np.divide(top.sum(axis=1), totals, out=np.full(len(top), np.nan), where=totals > 0)
+    if rows < 2:
+        return [Estimate(_finite(value)) for value in values]
+    generator = np.random.default_rng(seed)
+    drawn, done = np.empty((resamples, len(top))), 0
+    while done < resamples:
+        size = min(resamples - done, max(1, CELLS // rows))
+        weights = _weights(generator, size, rows)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn[done : done + size] = (weights @ top.T) / (weights @ bottom.T)
+        done += size
+    bounds = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    enough = (bottom > 0).sum(axis=1) >= 2
+    return [
+        Estimate(_finite(value), _finite(low), _finite(high)) if some else Estimate(_finite(value))
+        for value, low, high, some in zip(values, *bounds, enough, strict=True)
+    ]
+
+
+def _weights(generator: np.random.Generator, size: int, rows: int) -> Floats:
+    """(size, rows) how often each row is drawn, `rows` draws with replacement."""
+    places = generator.integers(0, rows, size=(size, rows)) + rows * np.arange(size)[:, None]
+    return np.bincount(places.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,204 @@
+"""The objective settled by experiment: a few steps with each candidate, compared on rows none of them trained on."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from holdfast.capability.answers import Question, exact_matches, questions
+from holdfast.capability.demonstrations import some_rows
+from holdfast.capability.pilot_report import START, PilotReport, Scores, compare
+from holdfast.capability.scoring import score_tokens
+from holdfast.data.intake import Intake
+from holdfast.errors import ConfigError, DataError
+from holdfast.objectives.registry import list_objectives
+from holdfast.training.config import SFTConfig
+from holdfast.training.preparation import Prepared, prepared
+from holdfast.training.progress import train_with_progress
+from holdfast.training.sft_trainer import SFTTrainer
+
+HELD_OUT_SHARE = 0.2  # of the rows, at most
+HELD_OUT_ROWS = 200
+SAMPLES = 4
+
+# The shapes worth telling apart: prior-averse, in between, prior-leaning, and the paper's thresholded NLL.
+CANDIDATES: Mapping[str, Mapping[str, Any]] = {
+    "nll": {"name": "nll"},
+    "f_alpha 0.3": {"name": "f_alpha", "alpha": 0.3},
+    "p": {"name": "p"},
+    "threshold 0.2": {"name": "threshold", "low": 0.2},
+    "adaptive": {"name": "adaptive"},
+}
+
+
+def candidates() -> dict[str, dict[str, Any]]:
+    """The candidates that are registered, by the name they go by in a pilot."""
+    known = list_objectives("token")
+    return {name: dict(spec) for name, spec in CANDIDATES.items() if spec["name"] in known}
+
+
+@dataclass(frozen=True)
+class _Arena:
+    """What every arm is judged on, and how."""
+
+    tokenizer: PreTrainedTokenizerBase
+    held_out: Prepared
+    asked: list[Question]
+    samples: int
+    batch_size: int
+    seed: int
+    progress: bool
+
+    @property
+    def ends(self) -> set[int]:
+        """Tokens that end an answer."""
+        return {*self.held_out.end_tokens, int(self.tokenizer.eos_token_id)}
+
+
+def pilot(
+    model: str | Path | nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    intake: Intake,
+    *,
+    steps: int,
+    settings: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | None = None,
+    objectives: Mapping[str, Mapping[str, Any]] | None = None,
+    held_out_rows: int = HELD_OUT_ROWS,
+    samples: int = SAMPLES,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: bool = False,
+) -> PilotReport:
+    """Train `steps` steps with each candidate, from the same start on the same rows, and compare.
+
+    Intervals are drawn over the held-out rows: they do not cover the choice of the training's seed.
+
+    Args:
+        model: a name, loaded anew for every candidate, or a model, which is copied and left as it is.
+        intake: checked and tokenized supervised rows; part of them is held out, by prompt.
+        settings: fields of `SFTConfig`, but for the objective and `max_steps`.
+        adapter: settings of `lora_config` (`{}` for its defaults); None trains every weight.
+        objectives: by default `candidates()`.
+        held_out_rows: at most so many, and at most a fifth of the rows.
+        samples: answers a prompt at temperature 1.
+        batch_size: held-out rows scored or answered at a time.
+
+    Raises:
+        ConfigError: no steps, samples or candidates; settings that the trainer refuses.
+        DataError: too few rows, or too few different prompts, to hold any out.
+    """
+    given = candidates() if objectives is None else {name: dict(spec) for name, spec in objectives.items()}
+    for name, number in (("steps", steps), ("samples", samples), ("held_out_rows", held_out_rows)):
+        if number < 1:
+            raise ConfigError(f"pilot: {name} must be at least 1, not {number}")
+    if len(given) < 2 or START in given:
+        raise ConfigError(f"pilot: two objectives or more are to be compared, none of them named '{START}'")
+    train, held_out = _split(intake, held_out_rows, seed)
+    asked = questions(held_out.dataset, tokenizer, {*held_out.end_tokens, int(tokenizer.eos_token_id)})
+    arena = _Arena(tokenizer, held_out, asked, samples, batch_size, seed, progress)
+    scores: dict[str, Scores] = {}
+    losses: dict[str, float | None] = {}
+    with tempfile.TemporaryDirectory(prefix="holdfast-pilot-") as scratch:
+        for name, spec in given.items():
+            args = _arguments(
+                spec, steps, settings or {}, seed, Path(scratch) / name.replace(" ", "-"), progress
+            )
+            trainer = SFTTrainer(
+                model=copy.deepcopy(model) if isinstance(model, nn.Module) else str(model),
+                args=args,
+                train_dataset=train,
+                processing_class=tokenizer,
+                peft_config=dict(adapter) if adapter is not None else None,
+            )
+            if not scores:
+                scores[START] = _judge(trainer, arena, START)
+            train_with_progress(trainer, f"{name:>13}")
+            scores[name] = _judge(trainer, arena, name)
+            logged = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+            losses[name] = float(logged[-1]) if logged else None
+            _let_go(trainer)
+    arms, winners = compare(scores, given, losses, seed)
+    return PilotReport(
+        steps=steps,
+        train_rows=len(train.dataset),
+        held_out_rows=len(held_out.dataset),
+        samples=samples,
+        seed=seed,
+        settings={"adapter": dict(adapter) if adapter is not None else None, **(settings or {})},
+        arms=arms,
+        winners=winners,
+    )
+
+
+def _split(intake: Intake, held_out_rows: int, seed: int) -> tuple[Prepared, Prepared]:
+    """Rows to train and rows to judge, disjoint by prompt."""
+    rows = intake.rows
+    share = min(HELD_OUT_SHARE, held_out_rows / max(1, len(rows)))
+    sides = rows.split({"held_out": share, "train": 1 - share})
+    held_out, train = sides["held_out"], sides["train"]
+    if len(held_out) < 2 or not len(train):
+        raise DataError(
+            f"pilot: of {len(rows)} rows {len(held_out)} can be held out by prompt; at least 2 are needed, and rows to "
+            "train on: give more rows with different prompts"
+        )
+    return prepared(intake, train), prepared(intake, some_rows(held_out, held_out_rows, seed))
+
+
+def _arguments(
+    spec: Mapping[str, Any], steps: int, settings: Mapping[str, Any], seed: int, folder: Path, progress: bool
+) -> SFTConfig:
+    quiet = {"save_strategy": "no", "eval_strategy": "no", "disable_tqdm": not progress, "seed": seed}
+    fixed = {"objective": dict(spec), "max_steps": steps, "output_dir": str(folder)}
+    try:
+        return SFTConfig(**{**settings, **quiet, **fixed})
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"pilot: {error}") from error
+
+
+def _judge(trainer: SFTTrainer, arena: _Arena, name: str) -> Scores:
+    """The model as it stands on the held-out rows."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    options: dict[str, Any] = {"seed": arena.seed, "batch_size": arena.batch_size}
+    with trainer.accelerator.autocast():
+        scored = score_tokens(
+            model,
+            arena.held_out.dataset,
+            int(arena.tokenizer.pad_token_id),
+            batch_size=arena.batch_size,
+        )
+        greedy, sampled = (
+            exact_matches(
+                model,
+                arena.tokenizer,
+                arena.asked,
+                arena.ends,
+                temperature=temperature,
+                samples=samples,
+                description=f"{name}, answering" if arena.progress else None,
+                **options,
+            )
+            for temperature, samples in ((0.0, 1), (1.0, arena.samples))
+        )
+    tokens = np.bincount(scored.row_of, minlength=scored.rows).astype(float)
+    logps = np.bincount(scored.row_of, scored.logps, scored.rows).astype(float)
+    return Scores(logps, tokens, greedy, sampled)
+
+
+def _let_go(trainer: SFTTrainer) -> None:
+    """Free the arm's memory for the next one."""
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    trainer.accelerator.free_memory()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
