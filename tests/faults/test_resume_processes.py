@@ -117,7 +117,9 @@ def test_what_fails_for_one_fails_for_both(tmp_path: Path, shared: str) -> None:
 
         if rank == 0:
             os.fsync = full
-        with pytest.raises((CheckpointError, PeerError), match="checkpoint-4 cannot be written .* No space left"):
+        with pytest.raises(
+            (CheckpointError, PeerError), match="checkpoint-4 cannot be written .* No space left"
+        ):
             trainer.train()
         os.fsync = fsync
         other = trainer_of("sft", tmp_path / "run", seed=1, **two)

@@ -95,6 +95,7 @@ def keep_trainable(model: nn.Module) -> None:
     Raises:
         ModelError: it has happened.
     """
+    module: Any
     for module in model.modules():
         if type(module._parameters.get("weight")).__name__ != "Params4bit":
             continue

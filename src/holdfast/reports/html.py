@@ -64,7 +64,9 @@ def write_report(run_dir: str | Path) -> Path:
         data=list(flatten({key: value for key, value in data.items() if key != "summary"})),
         config=list(flatten(record.get("config"))),
         stage_records=list(flatten({name: _untabulated(stage) for name, stage in recorded.items()})),
-        provenance=list(flatten({key: value for key, value in record.items() if key not in SECTIONS + LEFT_OUT})),
+        provenance=list(
+            flatten({key: value for key, value in record.items() if key not in SECTIONS + LEFT_OUT})
+        ),
     )
     return write_page(folder / "report.html", page)
 
