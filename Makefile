@@ -14,19 +14,24 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
 
-# The suite of faults ten times, killed at other moments each time, and oftener: for what fails once in a while.
+# What takes minutes, once; then the suite of faults ten times, killed at other moments each time, and oftener: for
+# what fails once in a while.
 # About two hours on two cores; ROUNDS=3 for less, KILLS=50 for more
 ROUNDS ?= 10
 KILLS ?= 20
 soak: $(VENV)/.installed-test
+	HOLDFAST_SOAK=1 $(BIN)/python -m pytest -n 2 -m soak
 	set -e; for round in $$(seq 1 $(ROUNDS)); do \
 	  echo "round $$round of $(ROUNDS)"; \
 	  HOLDFAST_SOAK_SEED=$$round HOLDFAST_KILLS=$(KILLS) $(BIN)/python -m pytest -n 2 tests/faults; \
 	done
 
-# About ten minutes on two cores; ARGS="--quick" for less, ARGS="--help" for more
+# Three rounds of everything: about twenty minutes on two idle cores; ARGS="--quick" for a minute.
+# Each script has options of its own: python benchmarks/preference_step.py --help
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/preference_step.py $(ARGS)
+	$(BIN)/python benchmarks/sft_step.py $(ARGS)
+	$(BIN)/python benchmarks/linear_logprob.py $(ARGS)
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -246,6 +246,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
+def given_options() -> set[str]:
+    """The options on the command line, by the names of what they set."""
+    return {word[2:].partition("=")[0].replace("-", "_") for word in sys.argv if word.startswith("--")}
+
+
 def report_options(parser: argparse.ArgumentParser, benchmark: str) -> None:
     """The options every benchmark has for what becomes of its figures."""
     parser.add_argument("--output", type=Path, help=f"default: benchmarks/results/{benchmark}-DATE.json")

@@ -1,6 +1,7 @@
 """Time and peak memory of `linear_logprob` as the vocabulary grows, against plain torch, TRL's head and Liger's losses.
 
     python benchmarks/linear_logprob.py
+    python benchmarks/linear_logprob.py --quick
     python benchmarks/linear_logprob.py --tokens 2048 --hidden 1024 --vocab 32768 151936 --rounds 5
     python benchmarks/linear_logprob.py --device cuda --tokens 8192 --hidden 2560 --forms plain chunked trl liger-ce
 
@@ -36,7 +37,8 @@ FORMS = {
     "liger-simpo-eager": "Liger chunked SimPO, not compiled (own loss)",
 }
 OWN_LOSS = {"liger-simpo", "liger-simpo-eager"}
-EXTRA = {"trl-dpo", "liger-simpo-eager"}
+EXTRA = {"trl", "trl-dpo", "liger-ce", "liger-simpo", "liger-simpo-eager"}
+QUICK = {"tokens": 64, "hidden": 64, "vocab": [4096], "rounds": 1}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 ROWS = 8  # of Liger's SimPO: the first half chosen, the second rejected
 TRL_VOCABULARY_TILE = 32_768  # as its trainers call it
@@ -214,17 +216,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--forms", nargs="+", choices=FORMS, default=[name for name in FORMS if name not in EXTRA]
     )
-    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--quick", action="store_true", help="a toy, once: do the forms run and agree?")
+    parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--vocab", type=int, nargs="+", default=[8192, 65536, 262144])
+    parser.add_argument("--vocab", type=int, nargs="+", default=[32_768, 131_072])
     parser.add_argument("--dtype", nargs="+", choices=TOLERANCE, default=["float32", "bfloat16"])
     parser.add_argument("--head", nargs="+", choices=["trained", "frozen"], default=["trained", "frozen"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves torch's own choice")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     harness.report_options(parser, "linear_logprob")
     args = parser.parse_args()
+    if args.quick:
+        vars(args).update({key: value for key, value in QUICK.items() if key not in harness.given_options()})
     if args.tokens % ROWS:
         parser.error(f"--tokens must be a multiple of {ROWS}: Liger's loss takes them as {ROWS} rows")
     return args

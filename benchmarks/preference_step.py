@@ -2,7 +2,7 @@
 
     make bench
     python benchmarks/preference_step.py --quick
-    python benchmarks/preference_step.py --model 41m --shape chat --max-length 1536 --steps 3
+    python benchmarks/preference_step.py --model small --shape chat --max-length 1536 --steps 3
     python benchmarks/preference_step.py --device cuda --model qwen3-0.6b --dtype bf16 --pairs 16
 
 The same loss (SLIME), weights, rows, optimizer (AdamW) and loop (`Trainer.train`) for every form; one process a form
@@ -250,9 +250,13 @@ BENCHMARK = StepBenchmark(
     description=__doc__ or "",
     forms={
         "plain": Form("plain logits", OBJECTIVE, "plain", plain),
-        "reference": Form("plain logits, reference pass", OBJECTIVE, "plain", plain_with_reference),
-        "trl-dpo": Form("TRL DPO trainer, loss swapped", OBJECTIVE, "plain", trl_dpo),
-        "trl-cpo": Form("TRL CPO trainer, SimPO, its own loss", None, "plain", trl_cpo),
+        "reference": Form(
+            "plain logits, reference pass", OBJECTIVE, "plain", plain_with_reference, default=False
+        ),
+        "trl-dpo": Form("TRL DPO trainer, loss swapped", OBJECTIVE, "plain", trl_dpo, rounds=1),
+        "trl-cpo": Form(
+            "TRL CPO trainer, SimPO, its own loss", None, "plain", trl_cpo, default=False, rounds=1
+        ),
         "ours": Form("holdfast", OBJECTIVE, "plain", partial(ours, {})),
         **{
             f"ours-{name}": Form(label, OBJECTIVE, "plain", partial(ours, {option: False}), default=False)

@@ -2,7 +2,7 @@
 
     python benchmarks/sft_step.py
     python benchmarks/sft_step.py --quick
-    python benchmarks/sft_step.py --objectives nll --model 41m --shape chat
+    python benchmarks/sft_step.py --model 41m --shape short --forms plain-nll ours-nll ours-packed-nll
 
 The demonstrations are the chosen side of the preference rows; the loss is on the completion. Three objectives: NLL, −p,
 and NLL on the tokens above a probability. As in preference_step.py, forms of one objective must agree in every step's
@@ -206,20 +206,24 @@ OBJECTIVES = {"nll": "NLL", "p": "−p", "threshold": "thresholded NLL"}
 
 
 def forms() -> dict[str, Form]:
-    """Plain, ours and ours packed for every objective; TRL for its own, NLL."""
+    """Plain, ours with padded rows and ours as it is for every objective; TRL for its own, NLL."""
     found = {}
     for objective, shown in OBJECTIVES.items():
-        base = f"plain-{objective}"
-        found[base] = Form(f"plain logits, {shown}", objective, base, partial(plain, objective))
-        for name, label, packed in (("ours", "holdfast", False), ("ours-packed", "holdfast, packed", True)):
+        base, default = f"plain-{objective}", objective == "nll"
+        found[base] = Form(f"plain logits, {shown}", objective, base, partial(plain, objective), default)
+        for name, label, packed in (("ours", "holdfast, padded", False), ("ours-packed", "holdfast", True)):
             build = partial(ours, objective, packed)
-            found[f"{name}-{objective}"] = Form(f"{label}, {shown}", objective, base, build)
+            found[f"{name}-{objective}"] = Form(
+                f"{label}, {shown}", objective, base, build, default and packed
+            )
+
+    def of_trl(label: str, group: str | None, *way: bool, default: bool = True) -> Form:
+        return Form(f"TRL SFT trainer, {label}NLL", group, "plain-nll", partial(trl, *way), default, rounds=1)
+
     return found | {
-        "trl": Form("TRL SFT trainer, NLL", "nll", "plain-nll", partial(trl, False, False)),
-        "trl-padding-free": Form(
-            "TRL SFT trainer, padding_free, NLL", "nll", "plain-nll", partial(trl, True, False)
-        ),
-        "trl-packing": Form("TRL SFT trainer, packing, NLL", None, "plain-nll", partial(trl, False, True)),
+        "trl": of_trl("", "nll", False, False),
+        "trl-padding-free": of_trl("padding_free, ", "nll", True, False, default=False),
+        "trl-packing": of_trl("packing, ", None, False, True),
     }
 
 
@@ -232,6 +236,7 @@ BENCHMARK = StepBenchmark(
     tokenize=tokenize,
     work=work,
     missing=missing,
+    defaults={"model": "small", "shape": ["chat"]},
 )
 
 if __name__ == "__main__":

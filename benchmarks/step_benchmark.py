@@ -10,11 +10,10 @@ import argparse
 import dataclasses
 import itertools
 import json
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,15 @@ import workload
 from step_report import COLUMNS, TOLERANCE, Form, cells, disagreements, draw, heading, markdown, table_row
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-QUICK = {"model": "toy", "shape": ["short"], "pairs": 2, "max_length": 96, "steps": 1, "rounds": 1}
+QUICK = {
+    "model": "toy",
+    "shape": ["short"],
+    "dtype": ["fp32"],
+    "pairs": 2,
+    "max_length": 96,
+    "steps": 1,
+    "rounds": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class StepBenchmark:
         tokenize: `(rows, tokenizer, model, case)` -> the rows as holdfast's own preparation tokenizes them.
         work: `(trainer, tokens, case)` -> what each step's rows ask for; see `stepping.Work`.
         missing: name -> why, for the forms that what is installed does not have.
+        defaults: options that this benchmark has otherwise than `_arguments` says.
     """
 
     name: str
@@ -46,6 +54,7 @@ class StepBenchmark:
     tokenize: Callable[..., list[dict[str, list[int]]]]
     work: Callable[..., list[Any]]
     missing: Callable[[], dict[str, str]]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def main(benchmark: StepBenchmark) -> None:
@@ -88,16 +97,18 @@ def _arguments(benchmark: StepBenchmark) -> argparse.Namespace:
     )
     parser.add_argument("--forms", nargs="+", choices=benchmark.forms, help="default: all but the extra ones")
     parser.add_argument("--shape", nargs="+", choices=workload.SHAPES, default=list(workload.SHAPES))
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32"])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument(
         "--pairs", type=int, help="pairs, or demonstrations, a micro-batch; default: the shape's"
     )
     parser.add_argument("--max-length", type=int, help="default: the shape's")
     parser.add_argument("--data", default="auto", help="auto, synthetic, or a JSON file; see workload.py")
-    parser.add_argument("--steps", type=int, default=2, help="measured steps a process")
+    parser.add_argument("--steps", type=int, default=1, help="measured steps a process")
     parser.add_argument("--warmup", type=int, default=1, help="steps before them")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", choices=workload.MODELS, default="small")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of all forms but TRL's, which take part in one"
+    )
+    parser.add_argument("--model", choices=workload.MODELS, default="41m")
     parser.add_argument("--family", choices=["qwen3", "llama", "gemma3"], help="instead of the model's own")
     for number in ("hidden", "layers", "vocab"):
         parser.add_argument(f"--{number}", type=int, help="instead of the model's own")
@@ -109,10 +120,10 @@ def _arguments(benchmark: StepBenchmark) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="0 leaves torch's own choice")
     parser.add_argument("--seed", type=int, default=0)
     harness.report_options(parser, benchmark.name)
+    parser.set_defaults(**benchmark.defaults)
     args = parser.parse_args()
     if args.quick:
-        given = {word[2:].partition("=")[0].replace("-", "_") for word in sys.argv if word.startswith("--")}
-        vars(args).update({key: value for key, value in QUICK.items() if key not in given})
+        vars(args).update({key: value for key, value in QUICK.items() if key not in harness.given_options()})
     if args.warmup < 1 or args.steps < 1 or args.rounds < 1:
         parser.error("--warmup, --steps and --rounds must be at least 1")
     return args
@@ -215,7 +226,11 @@ def _run_setting(
         names = [name for name in chosen if name not in missing]
         if not names:
             raise SystemExit("none of the forms can run: " + "; ".join(missing.values()))
-        turns = list(itertools.product(range(rounds), names))
+        turns = [
+            (turn, name)
+            for turn, name in itertools.product(range(rounds), names)
+            if turn < (benchmark.forms[name].rounds or rounds)
+        ]
 
         def run(turn: int, name: str) -> dict[str, Any]:
             case = setting | {"form": name, "folder": folder}

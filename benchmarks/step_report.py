@@ -28,6 +28,7 @@ class Form:
         baseline: the form its ratios are to.
         build: `(case, rows, tokens, tokenizer)` -> the Trainer, inside the measuring process.
         default: whether it runs unless it is asked for.
+        rounds: in how many of the rounds, from the first on; None: in all.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Form:
     baseline: str
     build: Callable[[dict[str, Any], list[Any], list[Any], Any], Any]
     default: bool = True
+    rounds: int | None = None
 
 
 def disagreements(
@@ -149,7 +151,7 @@ def heading(part: dict[str, Any]) -> str:
     return (
         f"{setting['shape']} rows from {data['source']}, at most {setting['max_length']} tokens (means: {means}); "
         f"{setting['model_name']} ({setting['model']['family']}), {size}{tuned}, {setting['dtype']}, "
-        f"{setting['pairs']} a batch, {setting['steps']} steps a process, {setting['device']}"
+        f"{setting['pairs']} a batch, {setting['steps']} measured steps a process, {setting['device']}"
     )
 
 

@@ -38,7 +38,7 @@ def trainer_settings(case: dict[str, Any]) -> dict[str, Any]:
         "max_steps": case["warmup"] + case["steps"],
         "learning_rate": 1e-5,
         "lr_scheduler_type": "constant",
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",  # transformers' own choice
         "weight_decay": 0.0,
         "max_grad_norm": 0.0,
         "gradient_checkpointing": False,

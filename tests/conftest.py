@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -21,8 +22,19 @@ import torch
 
 atexit.register(shutil.rmtree, os.environ["HOLDFAST_CACHE"], ignore_errors=True)
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a shell's background, where the tests of Ctrl-C, and the processes they start, would pass it over.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests marked `soak` to `make soak`: with them, two cores take more than a quarter of an hour."""
+    if not os.environ.get("HOLDFAST_SOAK"):
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="HOLDFAST_SOAK=1, or make soak, runs it"))
 
 
 @pytest.fixture(scope="session")

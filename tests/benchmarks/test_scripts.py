@@ -39,10 +39,10 @@ def check_setting(part: dict[str, Any], forms: list[str]) -> None:
         assert run["grown_bytes"] == run["peak_bytes"] - run["before_bytes"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_preference_step(tmp_path: Path) -> None:
     forms = ["plain", "reference", "trl-dpo", "trl-cpo", "ours"]
-    report = measured(tmp_path, "preference_step", "--quick", "--data", "synthetic")
+    report = measured(tmp_path, "preference_step", "--quick", "--data", "synthetic", "--forms", *forms)
     (part,) = report["settings"]
     check_setting(part, forms)
     assert part["data"]["source"] == "synthetic"
@@ -64,12 +64,17 @@ def test_preference_step(tmp_path: Path) -> None:
     assert "holdfast: loss is 1e-02 from plain's" in refused.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_sft_step(tmp_path: Path) -> None:
     forms = ["plain-nll", "ours-nll", "plain-threshold", "ours-threshold", "trl"]
     report = measured(tmp_path, "sft_step", "--quick", "--data", "synthetic", "--forms", *forms)
     (part,) = report["settings"]
     check_setting(part, forms)
+
+
+def test_linear_logprob_quick(tmp_path: Path) -> None:
+    report = measured(tmp_path, "linear_logprob", "--quick", "--dtype", "float32", "--head", "frozen")
+    assert [(row["form"], row["vocab"]) for row in report["table"]] == [("plain", 4096), ("chunked", 4096)]
 
 
 def test_linear_logprob(tmp_path: Path) -> None:

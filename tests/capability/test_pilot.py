@@ -130,7 +130,7 @@ def at_an_end(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_at_the_weak_end_nll_wins(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     found = at_an_end(cipher_rows(1600, letters=2), model, tokenizer, learning_rate=1e-3)
     winner = found.winner("answers")
@@ -141,7 +141,7 @@ def test_at_the_weak_end_nll_wins(model: PreTrainedModel, tokenizer: PreTrainedT
     assert learned < 0.05  # 1 − p learns next to nothing here
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_at_the_strong_end_with_noise_prior_leaning_wins(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:

@@ -98,6 +98,7 @@ def test_accelerate_on_cpus(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.soak
 def test_an_error_is_told_once_and_ends_all(tmp_path: Path) -> None:
     """torchrun; a source that is not there is met by the process that reads it."""
     words = command("torchrun", "--standalone")
@@ -130,6 +131,7 @@ def slurm(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.soak
 def test_the_job_script_is_requeued_until_it_is_done(source: Path, slurm: Path, tmp_path: Path) -> None:
     """Two launchers on two nodes; stopped by the scheduler, and begun again."""
     (script,) = blocks("bash")

@@ -19,6 +19,7 @@ from holdfast.models.tiny import tiny_model
 from holdfast.models.token_logprobs import (
     causal_lm_of,
     check_logprob_forward,
+    head_form,
     install_logprob_forward,
     token_logprobs,
 )
@@ -243,3 +244,23 @@ def test_check_refuses_logits_it_cannot_reproduce() -> None:
 def test_softcap_and_scale_come_from_the_config() -> None:
     model = build("gemma2", final_logit_softcapping=2.0)  # caps hard enough to matter
     assert check_logprob_forward(model).shared_prefix
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_form_of_the_head_is_said_in_words(frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = tiny_model("llama", VOCAB)
+    model.get_output_embeddings().weight.requires_grad_(not frozen)
+    asked: list[Any] = []
+
+    def pick(device: Any, dtype: Any, logits: int) -> str:
+        asked.append((device, dtype))
+        return "triton"
+
+    cpu = torch.device("cpu")
+    assert head_form(model, cpu, None, sums_losses=False) == "torch, a block of the vocabulary at a time"
+    fused = "torch, a chunk of tokens at a time, its gradient in the forward"
+    assert (head_form(model, cpu, None, sums_losses=True) == fused) == (not frozen)
+    monkeypatch.setattr(module, "implementation_for", pick)
+    assert head_form(model, cpu, torch.bfloat16, sums_losses=False) == "Triton kernel"
+    head_form(model, cpu, None, sums_losses=False)
+    assert asked == [(cpu, torch.bfloat16), (cpu, torch.float32)]

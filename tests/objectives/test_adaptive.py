@@ -28,8 +28,10 @@ capabilities = st.floats(0, 1)
 )
 def test_alpha_by_hand(capability: float, alpha: float) -> None:
     """t = (c − 0.1)/0.6, α = 3t² − 2t³: t = ¼ gives 3/16 − 2/64."""
-    assert Adaptive(weak=0.1, strong=0.7).alpha_at(capability) == pytest.approx(alpha, abs=1e-15)
-    assert Adaptive(capability=capability, weak=0.1, strong=0.7).alpha == pytest.approx(alpha, abs=1e-15)
+    assert Adaptive(weak=0.1, strong=0.7, highest=1).alpha_at(capability) == pytest.approx(alpha, abs=1e-15)
+    assert Adaptive(capability=capability, weak=0.1, strong=0.7, highest=1).alpha == pytest.approx(
+        alpha, abs=1e-15
+    )
 
 
 def test_the_ends_by_hand() -> None:
@@ -91,7 +93,7 @@ def test_no_gradient_reaches_the_capability() -> None:
 
 
 def test_a_threshold_follows_its_base() -> None:
-    banded = Threshold(base=Adaptive(half_life=3, weak=0.1, strong=0.7), low=0.2)
+    banded = Threshold(base=Adaptive(half_life=3, weak=0.1, strong=0.7, highest=1), low=0.2)
     assert banded.half_life == 3
     logps = torch.tensor([0.1, 0.5], dtype=torch.float64).log()
     for capability in (0.4, torch.tensor(0.4, dtype=torch.float64)):
@@ -120,7 +122,7 @@ def test_its_spec_is_what_was_asked_for() -> None:
         "weak": 0.3,
         "strong": 0.6,
         "lowest": 0.0,
-        "highest": 1.0,
+        "highest": 0.8,
         "half_life": 10.0,
     }
 
@@ -131,7 +133,7 @@ def test_its_spec_is_what_was_asked_for() -> None:
         ({"weak": 0.95}, "adaptive: weak must be < strong, got weak=0.95 and strong=0.95"),
         ({"capability": 1.5}, "adaptive: capability must be <= 1, got 1.5"),
         ({"highest": 0}, "adaptive: highest must be > 0"),
-        ({"lowest": 2}, "adaptive: lowest must be <= highest, got lowest=2.0 and highest=1.0"),
+        ({"lowest": 2}, "adaptive: lowest must be <= highest, got lowest=2.0 and highest=0.8"),
         ({"half_life": -1}, "adaptive: half_life must be >= 0"),
     ],
 )

@@ -14,7 +14,14 @@ from tests.training.conftest import rows
 # a fixed beginning gives its own tokens away
 DEMONSTRATIONS = [{"prompt": row["prompt"], "completion": "near the " + row["chosen"]} for row in rows(12)]
 # A fresh model has p near 1/320 everywhere: the map's foot is put where that is a middle.
-FOLLOWING = {"name": "adaptive", "weak": 0.0, "strong": 0.01, "capability": 0.002, "half_life": 1}
+FOLLOWING = {
+    "name": "adaptive",
+    "weak": 0.0,
+    "strong": 0.01,
+    "highest": 1,
+    "capability": 0.002,
+    "half_life": 1,
+}
 CUTS = [(12, 1), (4, 3), (5, 3)]
 
 

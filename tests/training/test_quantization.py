@@ -74,6 +74,21 @@ def test_trains_as_on_plain_weights_of_the_same_values(
 
 
 @needs_package
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_with_activation_checkpointing(reentrant: bool, folder: str, arguments: dict[str, Any]) -> None:
+    """Inputs of frozen layers carry gradients there, by transformers' hook."""
+    plain = trainer_of("align", folder, arguments, quantization="nf4")
+    plain.train()
+    options = {
+        "activation_checkpointing": True,
+        "activation_checkpointing_kwargs": {"use_reentrant": reentrant},
+    }
+    again = trainer_of("align", folder, arguments, quantization="nf4", **options)
+    again.train()
+    assert losses(again) == losses(plain)
+
+
+@needs_package
 def test_the_head_is_trained_whole_and_stays_tied(folder: str, arguments: dict[str, Any]) -> None:
     trainer = trainer_of("align", folder, arguments, quantization="nf4")
     inner = trainer.model.get_base_model()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from holdfast.errors import HoldfastError, Interrupted, PeerError
 from holdfast.reports.visible import visible
 
 LINES = "\n\t"  # what sets out a message
+PARTING = 1.0  # seconds that a failing process of several stays for the others
 app = typer.Typer(
     name="holdfast",
     help="Post-train language models without unlearning.",
@@ -386,4 +388,11 @@ def main() -> None:
         if not of_another and (not isinstance(error, Interrupted) or int(os.environ.get("RANK", 0)) == 0):
             # a message may hold a name out of somebody's file: nothing in it is for the terminal to obey
             typer.secho(f"error: {visible(str(error), keep=LINES)}", fg="red", err=True)
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            # The others have a moment to hear of it. Then at once: a process that lets go of the others bit by bit
+            # may be aborted when they are gone first, and its exit code lost.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            time.sleep(PARTING)
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)

@@ -305,6 +305,7 @@ class _Course:
             "rows": {name: prepared.report for name, prepared in trainer.prepared.items()},
             "padding_free": trainer.padding_free,
             "shared_prefix": getattr(trainer, "shared_prefix", None),
+            "head": trainer.head,
             "last": next((log for log in reversed(trainer.state.log_history) if "loss" in log), None),
         }
 

@@ -36,7 +36,7 @@ from holdfast.models.flat_attention import (
 )
 from holdfast.models.lean_layers import install_lean_layers
 from holdfast.models.quantized import exact_products
-from holdfast.ops.linear_logprob import linear_logprob
+from holdfast.ops.linear_logprob import WHOLE_LOGITS, implementation_for, linear_logprob
 from holdfast.ops.linear_objective import linear_objective
 
 R = TypeVar("R")
@@ -172,6 +172,24 @@ def _within(module: nn.Module, compute: Callable[[Tensor], R], value: Tensor) ->
         else:
             module.forward = own
     return result
+
+
+def head_form(model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, sums_losses: bool) -> str:
+    """How log-probs come from hidden states, in words for people: what `auto` picks for a micro-batch of some size.
+
+    Args:
+        dtype: of matrix products under autocast; None: the weight's own.
+        sums_losses: whether `token_losses` is called, and not `token_logprobs`.
+    """
+    weight = causal_lm_of(model).get_output_embeddings().weight
+    if sums_losses and weight.requires_grad:
+        return "torch, a chunk of tokens at a time, its gradient in the forward"
+    many = WHOLE_LOGITS + 1
+    return {
+        "triton": "Triton kernel",
+        "chunked": "torch, a block of the vocabulary at a time",
+        "reference": "torch, whole logits",
+    }[implementation_for(device, dtype or weight.dtype, many)]
 
 
 def _logit_scale(config: Any) -> float:

@@ -82,7 +82,7 @@ def linear_logprob(
     bias = None if bias is None else as_product_sees(bias)
     require_fit(hidden, weight, targets, bias, softcap)
     if implementation == "auto":
-        implementation = _pick(hidden, len(weight))
+        implementation = implementation_for(hidden.device, hidden.dtype, len(hidden) * len(weight))
     if implementation not in _IMPLEMENTATIONS:
         known = did_you_mean(implementation, ["auto", *_IMPLEMENTATIONS])
         raise ValueError(f"unknown implementation {implementation!r}{known}")
@@ -94,12 +94,13 @@ def linear_logprob(
     return _IMPLEMENTATIONS[implementation](hidden, weight, targets, bias=bias, **options)
 
 
-def _pick(hidden: Tensor, vocab: int) -> Literal["reference", "chunked", "triton"]:
-    if hidden.device.type == "cuda" and hidden.dtype != torch.float64 and _triton_runs(hidden.device):
-        if agrees(_linear_logprob_triton, hidden.device, hidden.dtype):
-            return "triton"
-        return "chunked"
-    return "reference" if len(hidden) * vocab <= WHOLE_LOGITS else "chunked"
+def implementation_for(
+    device: torch.device, dtype: torch.dtype, logits: int
+) -> Literal["reference", "chunked", "triton"]:
+    """What "auto" picks for products of `dtype` on `device`, and this many logits (tokens times vocabulary)."""
+    if device.type == "cuda" and dtype != torch.float64 and _triton_runs(device):
+        return "triton" if agrees(_linear_logprob_triton, device, dtype) else "chunked"
+    return "reference" if logits <= WHOLE_LOGITS else "chunked"
 
 
 @cache

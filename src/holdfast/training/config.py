@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from holdfast.data.lengths import MAX_LENGTH
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, did_you_mean
 from holdfast.models.quantized import require_bitsandbytes, require_quantization
 from holdfast.objectives.base import Kind
 from holdfast.objectives.pairs import PairObjective
@@ -23,6 +23,12 @@ from holdfast.training.spikes import WARM_UP
 
 # transformers' names of those that live in bitsandbytes.
 BITSANDBYTES_OPTIMIZERS = r"adamw_(bnb_)?8bit|(paged_)?(adamw|ademamix|lion)(_8bit|_32bit)?|rmsprop_bnb.*"
+
+# transformers' own, and those of `torch.utils.checkpoint.checkpoint` that a file can hold.
+CHECKPOINTING = (
+    *("every_n_layers", "offload"),
+    *("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop"),
+)
 
 
 @dataclass
@@ -111,6 +117,7 @@ class LeanConfig(TrainingArguments):
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        self._check_checkpointing()
         if self.quantization is not None:
             require_quantization(self.quantization)
         optimizer = OptimizerNames(self.optim).value
@@ -128,6 +135,24 @@ class LeanConfig(TrainingArguments):
             raise ConfigError(
                 f"{type(self).__name__} takes a {self.objective_kind} objective; '{self.objective.name}' is a "
                 f"{self.objective.kind} objective (see `holdfast explain`)"
+            )
+
+    def _check_checkpointing(self) -> None:
+        """See that what `activation_checkpointing_kwargs` asks for is known, and can be had, before the first step."""
+        options: Any = self.activation_checkpointing_kwargs or {}
+        if options and not self.activation_checkpointing:
+            raise ConfigError(
+                "activation_checkpointing_kwargs has no effect without `activation_checkpointing: true`"
+            )
+        for name in options:
+            if name not in CHECKPOINTING:
+                raise ConfigError(
+                    f"activation_checkpointing_kwargs: unknown key '{name}'{did_you_mean(name, CHECKPOINTING)}"
+                )
+        if options.get("offload") and (self.use_cpu or not torch.accelerator.is_available()):
+            raise ConfigError(
+                "activation_checkpointing_kwargs: offload moves activations from an accelerator to the host, and there "
+                "is none; leave it out"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from holdfast.data.collate import Batch
 from holdfast.errors import ConfigError
-from holdfast.models.token_logprobs import check_logprob_forward, install_logprob_forward
+from holdfast.models.token_logprobs import check_logprob_forward, head_form, install_logprob_forward
 from holdfast.training.config import LeanConfig
 from holdfast.training.distributed import DistributedTrainer
 from holdfast.training.guarded_trainer import GuardedTrainer
@@ -75,6 +75,7 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
     objective: Any
     data_collator: Any
     padding_free: bool  # as far as the model takes it
+    head: str  # how log-probs come from hidden states, in words
     config_class: ClassVar[type[LeanConfig]]
     default_output_dir: ClassVar[str]
 
@@ -144,6 +145,10 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
         self.padding_free = args.padding_free and self.forward_check.padding_free
         if args.padding_free and not self.padding_free and self.is_world_process_zero():
             logger.warning("rows are padded: %s", self.forward_check.padding_free_refusal)
+        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        self.head = head_form(self.model, args.device, half, sums_losses=self.objective.kind == "token")
+        if self.is_world_process_zero():
+            logger.info("LM head: %s", self.head)
         self._ready()
 
     def _ready(self) -> None:
