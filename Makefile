@@ -26,7 +26,7 @@ soak: $(VENV)/.installed-test
 	  HOLDFAST_SOAK_SEED=$$round HOLDFAST_KILLS=$(KILLS) $(BIN)/python -m pytest -n 2 tests/faults; \
 	done
 
-# Three rounds of everything: about twenty minutes on two idle cores; ARGS="--quick" for a minute.
+# Three rounds of everything: about an hour on two idle cores; ARGS="--quick" for a minute.
 # Each script has options of its own: python benchmarks/preference_step.py --help
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/preference_step.py $(ARGS)

@@ -37,7 +37,7 @@ FORMS = {
     "liger-simpo-eager": "Liger chunked SimPO, not compiled (own loss)",
 }
 OWN_LOSS = {"liger-simpo", "liger-simpo-eager"}
-EXTRA = {"trl", "trl-dpo", "liger-ce", "liger-simpo", "liger-simpo-eager"}
+EXTRA = {"trl-dpo", "liger-ce", "liger-simpo"}  # by --forms alone: slow, or for GPUs
 QUICK = {"tokens": 64, "hidden": 64, "vocab": [4096], "rounds": 1}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 ROWS = 8  # of Liger's SimPO: the first half chosen, the second rejected
@@ -219,7 +219,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a toy, once: do the forms run and agree?")
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--vocab", type=int, nargs="+", default=[32_768, 131_072])
+    parser.add_argument("--vocab", type=int, nargs="+", default=[8_192, 32_768, 131_072, 262_144])
     parser.add_argument("--dtype", nargs="+", choices=TOLERANCE, default=["float32", "bfloat16"])
     parser.add_argument("--head", nargs="+", choices=["trained", "frozen"], default=["trained", "frozen"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -250,13 +250,9 @@ BENCHMARK = StepBenchmark(
     description=__doc__ or "",
     forms={
         "plain": Form("plain logits", OBJECTIVE, "plain", plain),
-        "reference": Form(
-            "plain logits, reference pass", OBJECTIVE, "plain", plain_with_reference, default=False
-        ),
-        "trl-dpo": Form("TRL DPO trainer, loss swapped", OBJECTIVE, "plain", trl_dpo, rounds=1),
-        "trl-cpo": Form(
-            "TRL CPO trainer, SimPO, its own loss", None, "plain", trl_cpo, default=False, rounds=1
-        ),
+        "reference": Form("plain logits, reference pass", OBJECTIVE, "plain", plain_with_reference),
+        "trl-dpo": Form("TRL DPO trainer, loss swapped", OBJECTIVE, "plain", trl_dpo),
+        "trl-cpo": Form("TRL CPO trainer, SimPO, its own loss", None, "plain", trl_cpo),
         "ours": Form("holdfast", OBJECTIVE, "plain", partial(ours, {})),
         **{
             f"ours-{name}": Form(label, OBJECTIVE, "plain", partial(ours, {option: False}), default=False)

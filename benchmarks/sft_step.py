@@ -209,16 +209,14 @@ def forms() -> dict[str, Form]:
     """Plain, ours with padded rows and ours as it is for every objective; TRL for its own, NLL."""
     found = {}
     for objective, shown in OBJECTIVES.items():
-        base, default = f"plain-{objective}", objective == "nll"
-        found[base] = Form(f"plain logits, {shown}", objective, base, partial(plain, objective), default)
+        base = f"plain-{objective}"
+        found[base] = Form(f"plain logits, {shown}", objective, base, partial(plain, objective))
         for name, label, packed in (("ours", "holdfast, padded", False), ("ours-packed", "holdfast", True)):
             build = partial(ours, objective, packed)
-            found[f"{name}-{objective}"] = Form(
-                f"{label}, {shown}", objective, base, build, default and packed
-            )
+            found[f"{name}-{objective}"] = Form(f"{label}, {shown}", objective, base, build, packed)
 
     def of_trl(label: str, group: str | None, *way: bool, default: bool = True) -> Form:
-        return Form(f"TRL SFT trainer, {label}NLL", group, "plain-nll", partial(trl, *way), default, rounds=1)
+        return Form(f"TRL SFT trainer, {label}NLL", group, "plain-nll", partial(trl, *way), default)
 
     return found | {
         "trl": of_trl("", "nll", False, False),

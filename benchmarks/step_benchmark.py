@@ -105,9 +105,7 @@ def _arguments(benchmark: StepBenchmark) -> argparse.Namespace:
     parser.add_argument("--data", default="auto", help="auto, synthetic, or a JSON file; see workload.py")
     parser.add_argument("--steps", type=int, default=1, help="measured steps a process")
     parser.add_argument("--warmup", type=int, default=1, help="steps before them")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="of all forms but TRL's, which take part in one"
-    )
+    parser.add_argument("--rounds", type=int, default=3, help="of all forms")
     parser.add_argument("--model", choices=workload.MODELS, default="41m")
     parser.add_argument("--family", choices=["qwen3", "llama", "gemma3"], help="instead of the model's own")
     for number in ("hidden", "layers", "vocab"):
@@ -226,11 +224,7 @@ def _run_setting(
         names = [name for name in chosen if name not in missing]
         if not names:
             raise SystemExit("none of the forms can run: " + "; ".join(missing.values()))
-        turns = [
-            (turn, name)
-            for turn, name in itertools.product(range(rounds), names)
-            if turn < (benchmark.forms[name].rounds or rounds)
-        ]
+        turns = list(itertools.product(range(rounds), names))
 
         def run(turn: int, name: str) -> dict[str, Any]:
             case = setting | {"form": name, "folder": folder}

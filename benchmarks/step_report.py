@@ -28,7 +28,6 @@ class Form:
         baseline: the form its ratios are to.
         build: `(case, rows, tokens, tokenizer)` -> the Trainer, inside the measuring process.
         default: whether it runs unless it is asked for.
-        rounds: in how many of the rounds, from the first on; None: in all.
     """
 
     label: str
@@ -36,7 +35,6 @@ class Form:
     baseline: str
     build: Callable[[dict[str, Any], list[Any], list[Any], Any], Any]
     default: bool = True
-    rounds: int | None = None
 
 
 def disagreements(

@@ -27,9 +27,12 @@ PAUSE = 0.2  # seconds before the second attempt; doubled before the third
 # What a pickle is named, and PyTorch's files, which are pickles: loading one can run any code.
 PICKLES = frozenset(".pkl .pickle .pt .pth .bin .ckpt .joblib .dill".split())
 HEAD = 262  # bytes that `foreign_kind` looks at
-_MAGIC = (
+_PICKLED = (
     (0, b"\x80[\x02-\x05]", "a Python pickle"),
     (0, b"PK\x03\x04", "a zip archive, as torch.save writes"),
+)
+_MAGIC = (
+    *_PICKLED,
     (0, b"\x1f\x8b", "packed by gzip"),
     (0, b"BZh[1-9]", "packed by bzip2"),
     (0, b"\xfd7zXZ\0", "packed by xz"),
@@ -112,6 +115,11 @@ def foreign_kind(head: bytes) -> str | None:
     Pickles of the protocols 0 and 1 are text, and look like any other.
     """
     return next((kind for at, magic, kind in _MAGIC if re.match(magic, head[at:], re.DOTALL)), None)
+
+
+def pickle_kind(head: bytes) -> str | None:
+    """As `foreign_kind`, of pickles and of archives as `torch.save` writes them: what may run code as it is read."""
+    return next((kind for at, magic, kind in _PICKLED if re.match(magic, head[at:], re.DOTALL)), None)
 
 
 def begins_as_safetensors(head: bytes, size: int) -> bool:

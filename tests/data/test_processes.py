@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.data.processes import map_chunks
+from holdfast.data import processes
+from holdfast.data.processes import map_chunks, require_processes
 from holdfast.errors import ConfigError, DataError
 
 
@@ -71,6 +72,17 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
 
 
-def test_no_processes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="at least 1, not 0"):
-        list(map_chunks(work, 1, [1], chunk=4, num_proc=0))
+@pytest.mark.parametrize("count", [0, -1, 100_000])
+def test_as_many_processes_as_no_machine_bears_are_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"must be from 1 to .* not {count}"):
+        list(map_chunks(work, 1, [1], chunk=4, num_proc=count))
+
+
+def test_the_bound_is_a_matter_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four a core, and 64 on any: a recipe written on a larger machine is not refused for a few more."""
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    require_processes("workers", 64)
+    with pytest.raises(ConfigError, match="workers must be from 0 to 64 on these 2 cores, not 65"):
+        require_processes("workers", 65)
+    monkeypatch.setattr(processes, "cores", lambda: 100)
+    require_processes("workers", 400)

@@ -13,7 +13,7 @@ import pytest
 from holdfast.demo import continuum
 from holdfast.demo.continuum import grid, run_sweep
 from holdfast.demo.continuum_cell import target_probabilities
-from holdfast.demo.continuum_config import ContinuumConfig, load_continuum, with_quantiles
+from holdfast.demo.continuum_config import ContinuumConfig, load_continuum
 from holdfast.demo.continuum_tasks import (
     CIPHER,
     KNOWN_KINDS,
@@ -37,7 +37,7 @@ settings:
 objectives:
   start: null
   nll: nll
-  top half: {name: threshold, low: {quantile: 0.5}}
+  top half: {name: threshold, low_quantile: 0.5}
 seeds: [0]
 base: {hidden_size: 16, layers: 1, steps: 2, batch_size: 4}
 training: {steps: 2, batch_size: 4}
@@ -137,20 +137,14 @@ def test_target_probabilities_against_plain_logits() -> None:
 # ---- the configuration
 
 
-def test_quantiles_are_resolved_and_the_rest_left_alone() -> None:
-    spec = {"name": "threshold", "base": "p", "low": {"quantile": 0.25}, "high": 0.9}
-    assert with_quantiles(spec, lambda share: share / 2) == spec | {"low": 0.125}
-    assert with_quantiles("nll", lambda share: share) == "nll"
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("objectives.x=slime", "objectives: x: 'slime' works on pairs"),
         ("objectives.x=nl", "did you mean 'nll'"),
         (
-            "objectives.x={name: threshold, low: {quantile: 2}}",
-            "a quantile is a share between 0 and 1, got 2",
+            "objectives.x={name: threshold, low_quantile: 2}",
+            "low_quantile must be <= 1, got 2",
         ),
         ("settings.strong.kinds=[reversin]", "did you mean 'reversing'"),
         ("settings.strong.wrong_shar=0.1", "wrong_shar: unknown key (did you mean 'wrong_share'?)"),

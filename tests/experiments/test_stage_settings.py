@@ -19,7 +19,7 @@ def align(**settings: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("key", "accepted", "refused"),
     [
-        ("per_device_train_batch_size", [1, 64], [0, -1, True, 1.5, "many"]),
+        ("per_device_train_batch_size", [1, 64], [0, -1, True, 1.5, "many", 10**20]),
         ("per_device_eval_batch_size", [1], [0]),
         ("gradient_accumulation_steps", [1], [0]),
         ("learning_rate", [0, 1e-6, "1e-6"], [-1, float("nan"), float("inf"), "fast", True, None]),

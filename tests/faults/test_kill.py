@@ -1,8 +1,8 @@
 """A real process that trains and is killed: at moments of its saves, and at any time. What is then resumed unattended
 is the run it would have been.
 
-`HOLDFAST_KILLS` says how often it is killed at a random time (5), and `all` as `HOLDFAST_MOMENTS`, at every moment of a
-save.
+`HOLDFAST_KILLS` says how often it is killed at a random time (5), `HOLDFAST_SOAK_SEED` which moments of a save are
+drawn, and `HOLDFAST_MOMENTS=all` takes every one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.faults.moments import Moments
 from tests.faults.runs import Picture, little_to_collect, run, trainer_of
 
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "5"))
+SEED = int(os.environ.get("HOLDFAST_SOAK_SEED", "0"))
 EVERY_MOMENT = os.environ.get("HOLDFAST_MOMENTS") == "all"
 SETTINGS = {"lora": True, "save_steps": 2, "save_total_limit": 1}
 
@@ -99,7 +100,7 @@ def test_killed_at_moments_of_its_saves(tmp_path: Path, whole: Picture, moments:
     """Each kind of moment once, spread over the run; each time another process goes on."""
     assert len(moments) > 150
     assert {"mkdir", "rename", "replace", "unlink", "rmdir", "before fsync", "after fsync"} <= set(moments)
-    draw = random.Random(0)
+    draw = random.Random(SEED)
     chosen = [
         draw.choice([at for at, passed in enumerate(moments, start=1) if passed == kind])
         for kind in sorted(set(moments))

@@ -117,6 +117,8 @@ def test_ordinary_runs_have_none(tmp_path: Path, kind: str, changed: dict[str, A
         ({"on_nonfinite": "ignore"}, "on_nonfinite must be one of raise, skip, not 'ignore'"),
         ({"on_spike": "skip"}, "on_spike must be one of warn, raise, off, not 'skip'"),
         ({"on_spike": False}, "on_spike must be one of warn, raise, off, not False"),
+        ({"dataset_num_proc": 100_000}, "dataset_num_proc must be from 1 to .* not 100000"),
+        ({"dataloader_num_workers": 100_000}, "dataloader_num_workers must be from 0 to .* not 100000"),
         ({"spike_threshold": 0.5}, "spike_threshold must be at least 1, not 0.5"),
         ({"spike_window": 2}, "spike_window must be at least 5, not 2"),
     ],

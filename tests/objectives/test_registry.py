@@ -71,6 +71,8 @@ def test_a_nested_spec_is_written_out() -> None:
         "base": {"name": "f_alpha", "alpha": 2.0},
         "low": 0.2,
         "high": 1.0,
+        "low_quantile": None,
+        "high_quantile": None,
         "normalize": "kept",
     }
 

@@ -80,3 +80,42 @@ def test_two_halves_of_a_band_make_the_whole(low: float, high: float, l: float) 
     if p != low:
         both = Threshold(high=low)(x) + Threshold(low=low)(x)
         assert both.item() == pytest.approx(-l)
+
+
+# ---- bounds that are quantiles
+
+
+def test_quantiles_become_the_probabilities_there() -> None:
+    objective = Threshold(base="p", low_quantile=0.1, high=0.9)
+    assert objective.needs_percentiles
+    measured = objective.with_percentiles(lambda share: share / 2)
+    assert measured == Threshold(base="p", low=0.05, high=0.9)
+    assert not measured.needs_percentiles
+    assert measured.with_percentiles(lambda share: 1 / 0) == measured
+
+
+def test_quantiles_in_a_base_are_measured_too() -> None:
+    objective = Threshold(high=0.9, base=Threshold(low_quantile=0.5))
+    assert objective.needs_percentiles
+    assert objective.with_percentiles(lambda share: 0.25) == Threshold(high=0.9, base=Threshold(low=0.25))
+
+
+def test_no_token_is_judged_by_a_quantile_that_was_not_measured() -> None:
+    objective = Threshold(high_quantile=0.5)
+    for judge in (objective, objective.kept, objective.gradient_weight):
+        with pytest.raises(ValueError, match="with_percentiles"):
+            judge(log(0.5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"low": 0.2, "low_quantile": 0.1}, "give low or low_quantile, not both"),
+        ({"high": 0.2, "high_quantile": 0.1}, "give high or high_quantile, not both"),
+        ({"low_quantile": 0.9, "high_quantile": 0.1}, "low_quantile must be <= high_quantile"),
+        ({"high_quantile": 90}, "high_quantile must be <= 1"),
+    ],
+)
+def test_contradicting_quantiles(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Threshold(**settings)

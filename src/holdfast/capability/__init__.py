@@ -9,7 +9,6 @@ regime.py           weak, intermediate, strong, and the boundaries between
 recommendation.py   the objective for a regime, its reason, caveats and YAML
 report.py           what a probe found, as plain data
 measure.py          `probe`
-quantiles.py        percentiles of the base model, for quantile thresholds
 answers.py          answers to held-out prompts, and whether they are right
 pilot.py            a few steps with each candidate, on the same rows
 pilot_report.py     what a pilot measured
@@ -21,15 +20,12 @@ from holdfast.capability.intervals import Estimate
 from holdfast.capability.measure import probe
 from holdfast.capability.pilot import pilot
 from holdfast.capability.pilot_report import PilotReport
-from holdfast.capability.quantiles import Percentiles, measure_percentiles
 from holdfast.capability.report import CapabilityReport
 
 __all__ = [
     "CapabilityReport",
     "Estimate",
-    "Percentiles",
     "PilotReport",
-    "measure_percentiles",
     "pilot",
     "probe",
 ]

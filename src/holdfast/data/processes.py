@@ -33,12 +33,12 @@ def map_chunks(
             process itself.
 
     Raises:
-        ConfigError: `num_proc` below 1.
+        ConfigError: `num_proc` below 1, or beyond `most_processes`.
         DataError: a process is ended from outside.
         Exception: whatever `work` or `items` raises.
     """
-    if num_proc is not None and num_proc < 1:
-        raise ConfigError(f"the number of processes must be at least 1, not {num_proc}")
+    if num_proc is not None:
+        require_processes("the number of processes", num_proc, least=1)
     stream = iter(items)
     chunks = iter(lambda: list(islice(stream, chunk)), [])
     first = list(islice(chunks, num_proc or cores()))
@@ -51,6 +51,17 @@ def map_chunks(
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_processes(setting: str, count: int, least: int = 0) -> None:
+    """See that a number of processes is one that this machine can bear: four a core, and 64 on any machine.
+
+    Raises:
+        ConfigError: it is not; begins with `setting`.
+    """
+    most = max(64, 4 * cores())
+    if not least <= count <= most:
+        raise ConfigError(f"{setting} must be from {least} to {most} on these {cores()} cores, not {count}")
 
 
 def _in_processes(

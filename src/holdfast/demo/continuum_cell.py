@@ -19,8 +19,6 @@ from holdfast.demo.continuum_config import (
     JudgingSection,
     Spec,
     TrainingSection,
-    full_spec,
-    with_quantiles,
 )
 from holdfast.demo.continuum_tasks import KNOWN_KINDS, Setting, demonstrations, judged_tasks
 from holdfast.demo.scoring import sample_completions, score_completions
@@ -29,6 +27,7 @@ from holdfast.files import making
 from holdfast.models.loading import load_model
 from holdfast.models.tiny import tiny_model
 from holdfast.models.token_logprobs import token_logprobs
+from holdfast.objectives.registry import objective_spec
 from holdfast.training.config import SFTConfig
 from holdfast.training.progress import train_with_progress
 from holdfast.training.sft_trainer import SFTTrainer
@@ -74,7 +73,7 @@ def run_cell(
 
     Args:
         start: the model that is trained.
-        spec: the objective, thresholds as quantiles of what the start makes of the rows; None: no training.
+        spec: the objective; None: no training.
         seed: of rows, order of training, tasks and samples; the same for every objective.
     """
     began, cpu_began = time.perf_counter(), time.process_time()
@@ -84,11 +83,7 @@ def run_cell(
     if spec is None:
         result["start"] = measure_start(model, tokenizer, rows)
     else:
-        if "quantile" in repr(spec):
-            p, _ = target_probabilities(model, tokenizer, rows[:MEASURED_ROWS])
-            spec = with_quantiles(spec, lambda share: p.quantile(share).item())
-        result["spec"] = full_spec(spec)
-        result["log"] = _train(
+        result["spec"], result["log"] = _train(
             model, tokenizer, rows, spec, training.steps, training.batch_size, training.learning_rate, seed
         )
     result |= judge(
@@ -173,8 +168,8 @@ def _train(
     batch_size: int,
     learning_rate: float,
     seed: int,
-) -> list[dict[str, Any]]:
-    """Train every weight; what was logged."""
+) -> tuple[Spec, list[dict[str, Any]]]:
+    """Train every weight; the objective with every hyperparameter, as measured, and what was logged."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=model,
@@ -183,11 +178,13 @@ def _train(
             processing_class=tokenizer,
         )
         train_with_progress(trainer, "cell")  # which `disable_tqdm` keeps silent
-    return [
+    assert trainer.measured is not None
+    log = [
         {key: entry[key] for key in LOGGED if key in entry}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
+    return dict(objective_spec(trainer.measured)), log
 
 
 def _arguments(

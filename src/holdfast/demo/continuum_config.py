@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from holdfast.errors import ConfigError, did_you_mean
 from holdfast.experiments.config import Section
 from holdfast.experiments.values import fault_words
 from holdfast.experiments.yaml_file import apply_override, read_yaml
-from holdfast.objectives.registry import objective_spec, resolve_objective
+from holdfast.objectives.registry import resolve_objective
 
 Spec = dict[str, Any]
 
@@ -69,8 +69,7 @@ class ContinuumConfig(Section):
     """A grid: every objective in every setting with every seed.
 
     Attributes:
-        objectives: by the name they have in the table; null is the model as it is before training. A bound of a
-            threshold may be `{quantile: 0.1}`: of the base model's probabilities on the cell's own rows.
+        objectives: by the name they have in the table; null is the model as it is before training.
         paper: what arXiv 2510.00526 found against NLL, by setting and objective: "+", "-" or "0".
     """
 
@@ -88,9 +87,7 @@ class ContinuumConfig(Section):
     def _objectives_exist(cls, given: dict[str, str | Spec | None]) -> dict[str, str | Spec | None]:
         for name, spec in given.items():
             try:
-                objective = (
-                    None if spec is None else resolve_objective(with_quantiles(spec, lambda share: share))
-                )
+                objective = None if spec is None else resolve_objective(spec)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
             if objective is not None and objective.kind != "token":
@@ -108,22 +105,6 @@ class ContinuumConfig(Section):
                         f"paper: no objective '{objective}'{did_you_mean(objective, self.objectives)}"
                     )
         return self
-
-
-def with_quantiles(spec: str | Spec, quantile: Any) -> str | Spec:
-    """`spec` with every `{quantile: share}` replaced by `quantile(share)`."""
-    if not isinstance(spec, Mapping):
-        return spec
-    resolved: Spec = {}
-    for key, value in spec.items():
-        if isinstance(value, Mapping) and set(value) == {"quantile"}:
-            share = value["quantile"]
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-                raise ValueError(f"{key}: a quantile is a share between 0 and 1, got {share!r}")
-            resolved[key] = quantile(share)
-        else:
-            resolved[key] = value
-    return resolved
 
 
 def load_continuum(path: str | Path, overrides: Sequence[str] = ()) -> ContinuumConfig:
@@ -156,8 +137,3 @@ def _sentence(fault: Any) -> str:
     }
     section = sections[location[0]] if len(location) > 1 else ContinuumConfig
     return f"{where}: unknown key{did_you_mean(location[-1], section.model_fields)}"
-
-
-def full_spec(spec: str | Spec) -> Spec:
-    """An objective's spec with every hyperparameter written out."""
-    return dict(objective_spec(resolve_objective(spec)))

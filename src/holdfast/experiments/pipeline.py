@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import ConfigError, Interrupted
+from holdfast.errors import ConfigError, HoldfastError, Interrupted
 from holdfast.experiments.arguments import StageArguments, effective_settings, stage_arguments
 from holdfast.experiments.config import RunConfig
 from holdfast.experiments.disk import require_room
@@ -35,6 +35,7 @@ from holdfast.models.export import save_final
 from holdfast.models.loading import DTYPES
 from holdfast.models.remote_code import code_digest
 from holdfast.models.tiny import tiny_model
+from holdfast.objectives.registry import objective_spec
 from holdfast.ranks import is_main, joined, once
 from holdfast.training.checkpoint import CheckpointStore
 from holdfast.training.interruption import Stopped, Stopping
@@ -236,15 +237,20 @@ class _Course:
         if args.trust_remote_code and start != self.config.model.name:
             # this run's own copy of the code that was pinned
             args.model_revision = code_digest(Path(start))
-        trainer = trainer_class(
-            model=start,
-            args=args,
-            train_dataset=stages[stage],
-            eval_dataset=stages.get(f"{stage}, held out"),
-            processing_class=rows.tokenizer,
-            peft_config=self.config.adapter.model_dump() if self.config.adapter is not None else None,
-            callbacks=[MetricsFile(self.folder.path / METRICS, stage)],
-        )
+        try:
+            trainer = trainer_class(
+                model=start,
+                args=args,
+                train_dataset=stages[stage],
+                eval_dataset=stages.get(f"{stage}, held out"),
+                processing_class=rows.tokenizer,
+                peft_config=self.config.adapter.model_dump() if self.config.adapter is not None else None,
+                callbacks=[MetricsFile(self.folder.path / METRICS, stage)],
+            )
+        except HoldfastError:
+            if start == self.config.model.name:
+                self.folder.take_back()  # the named model is not one to train, and the next try is another run
+            raise
         result = self._fine_tune(trainer) if stage == "sft" else self._align(trainer)
         self.record["stages"][stage] = result
         self._publish()  # what was measured outlives a failure to save
@@ -256,6 +262,9 @@ class _Course:
     def _fine_tune(self, trainer: SFTTrainer) -> dict[str, Any]:
         """Train, and measure the held-out demonstrations."""
         result = self._train(trainer, "sft")
+        if trainer.percentiles is not None and trainer.measured is not None:
+            result["percentiles"] = list(trainer.percentiles.values)
+            result["objective"] = objective_spec(trainer.measured)
         if trainer.eval_dataset is not None:
             self.doing = "while held-out rows were measured after sft"
             measured = trainer.evaluate()

@@ -79,6 +79,15 @@ class RunFolder:
         self.claimed = True
         return aside
 
+    def take_back(self) -> None:
+        """Leave nothing of a new run that was refused before its first step; rows that were set aside stay."""
+        if self.record is None and is_main():
+            (self.path / RECORD).unlink(missing_ok=True)
+            for stage in ("sft", "align"):
+                with suppress(OSError):  # not there, or not empty
+                    (self.path / stage).rmdir()
+        self.claimed = False
+
     def _take(self) -> dict[str, Any] | None:
         self._made = not self.path.exists()
         self._lock.acquire()

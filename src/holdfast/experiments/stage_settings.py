@@ -76,13 +76,12 @@ _BOUNDS: dict[str, Any] = {
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
             "gradient_accumulation_steps",
-            "dataset_num_proc",
             "reference_batch_size",
             "eval_accumulation_steps",
             "dataloader_prefetch_factor",
             "torch_empty_cache_steps",
         ),
-        Field(ge=1),
+        Field(ge=1, le=1_000_000),
     ),
     **dict.fromkeys(
         (
@@ -96,6 +95,7 @@ _BOUNDS: dict[str, Any] = {
         ),
         Field(ge=0),
     ),
+    "dataset_num_proc": Field(ge=1),
     "spike_threshold": Field(ge=1),
     "spike_window": Field(ge=WARM_UP),
     **dict.fromkeys(("num_train_epochs", "neftune_noise_alpha"), Field(gt=0)),

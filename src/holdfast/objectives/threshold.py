@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -31,8 +31,9 @@ class Threshold(TokenObjective):
     """Threshold: any f, on the tokens with low ≤ p ≤ high alone.
 
     Elsewhere f and W are 0. p is the current probability, without gradient: a token that leaves the band
-    stops counting, and is not pushed across its edge. The paper's main variant keeps p ≥ 0.2. For a
-    quantile threshold, pass the percentile of the base model's target probabilities on the training set.
+    stops counting, and is not pushed across its edge. The paper's main variant keeps p ≥ 0.2. A bound
+    may be a quantile of the base model's target probabilities on the training set: `with_percentiles`
+    replaces it by the probability there, and until then no token can be judged (ValueError).
     """
 
     name: ClassVar[str] = "threshold"
@@ -42,6 +43,7 @@ class Threshold(TokenObjective):
         "The paper's code divides by the kept tokens (normalize=kept, the default) of one micro-batch; "
         "normalize=all divides by every target token and so also shrinks the step.",
         "A NaN log-prob counts as kept: a broken forward must stay visible.",
+        "Quantiles are measured once, before the first step, and kept when a run goes on.",
     )
 
     base: TokenObjective | str | Mapping[str, object] = field(
@@ -50,10 +52,22 @@ class Threshold(TokenObjective):
     )
     low: float = number(0.0, "least probability that counts", at_least=0, at_most=1)
     high: float = number(1.0, "greatest probability that counts", at_least=0, at_most=1)
+    low_quantile: float | None = number(
+        None, "in place of low: the share of the base model's target tokens below it", at_least=0, at_most=1
+    )
+    high_quantile: float | None = number(
+        None, "in place of high: the share of the base model's target tokens below it", at_least=0, at_most=1
+    )
     normalize: str = choice("kept", "divide by the kept tokens or by all", among=("kept", "all"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for bound, unbounded in (("low", 0.0), ("high", 1.0)):
+            if getattr(self, f"{bound}_quantile") is not None and getattr(self, bound) != unbounded:
+                raise ValueError(f"threshold: give {bound} or {bound}_quantile, not both")
+        low, high = (getattr(self, f"{bound}_quantile") for bound in ("low", "high"))
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"threshold: low_quantile must be <= high_quantile, got {low} and {high}")
         if self.low > self.high:
             raise ValueError(f"threshold: low must be <= high, got low={self.low} and high={self.high}")
 
@@ -84,9 +98,32 @@ class Threshold(TokenObjective):
         return self._f.state()
 
     @property
+    def needs_percentiles(self) -> bool:
+        return self._unmeasured or self._f.needs_percentiles
+
+    def with_percentiles(self, probability_at: Callable[[float], float]) -> TokenObjective:
+        return replace(
+            self,
+            base=self._f.with_percentiles(probability_at),
+            low=self.low if self.low_quantile is None else probability_at(self.low_quantile),
+            high=self.high if self.high_quantile is None else probability_at(self.high_quantile),
+            low_quantile=None,
+            high_quantile=None,
+        )
+
+    @property
     def _f(self) -> TokenObjective:
         assert isinstance(self.base, TokenObjective)  # resolve_base has run
         return self.base
 
+    @property
+    def _unmeasured(self) -> bool:
+        return self.low_quantile is not None or self.high_quantile is not None
+
     def _in_band(self, p: Tensor) -> Tensor:
+        if self._unmeasured:
+            raise ValueError(
+                "threshold: its bounds are quantiles of the base model's probabilities, which have not been "
+                "measured: call with_percentiles first (the trainer does)"
+            )
         return ~((p < self.low) | (p > self.high))

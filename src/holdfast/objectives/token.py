@@ -13,7 +13,7 @@ already believes, a convex one in [0, ½] (Proposition 3.2).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -77,6 +77,19 @@ class TokenObjective(Objective, ABC):
 
     def at(self, capability: float | Tensor) -> TokenObjective:
         """The objective at a measured capability in [0, 1]; itself unless it follows."""
+        return self
+
+    @property
+    def needs_percentiles(self) -> bool:
+        """Whether it names quantiles of the base model's target probabilities, which `with_percentiles` gives it."""
+        return False
+
+    def with_percentiles(self, probability_at: Callable[[float], float]) -> TokenObjective:
+        """The objective with the probability at each quantile that it names; itself where it names none.
+
+        Args:
+            probability_at: a share in [0, 1] -> the probability below which that share of the tokens lies.
+        """
         return self
 
     def state(self) -> Mapping[str, float | Tensor]:

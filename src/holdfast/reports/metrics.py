@@ -40,8 +40,12 @@ METRICS = {
     "rejected/collapsed": Metric("rejected tokens with p < 1e-4", "share"),
     "probability/target": Metric("mean target probability", "probability"),
     "tokens/kept": Metric("target tokens kept", "share"),
+    "capability": Metric("capability: p of the tokens that carry information", "probability"),
+    "alpha": Metric("α of the adaptive objective"),
     "grad_norm": Metric("gradient norm", "L2"),
     "learning_rate": Metric("learning rate"),
+    "skipped_steps": Metric("steps left out so far", "steps"),
+    "spikes": Metric("spikes so far", "steps"),
     "num_tokens": Metric("tokens so far", "tokens"),
     "tokens_per_second": Metric("throughput", "tokens/s"),
 }

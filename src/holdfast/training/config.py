@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from holdfast.data.lengths import MAX_LENGTH
+from holdfast.data.processes import require_processes
 from holdfast.errors import ConfigError, did_you_mean
 from holdfast.models.quantized import require_bitsandbytes, require_quantization
 from holdfast.objectives.base import Kind
@@ -109,6 +110,9 @@ class LeanConfig(TrainingArguments):
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        require_processes("dataloader_num_workers", self.dataloader_num_workers)
+        if self.dataset_num_proc is not None:
+            require_processes("dataset_num_proc", self.dataset_num_proc, least=1)
         for name, known in (
             ("on_nonfinite", ("raise", "skip")),
             ("on_spike", ("warn", "raise", "off")),
@@ -192,12 +196,15 @@ class SFTConfig(LeanConfig):
     Attributes:
         objective: a token objective; `nll` by default.
         train_on: the `last` assistant turn of a conversation, or `all` of them.
+        percentiles: a `probe.json` of the same model and rows, for an objective whose bounds are quantiles; None: they
+            are measured before the first step.
     """
 
     objective_kind: ClassVar[Kind] = "token"
 
     objective: str | Mapping[str, Any] | TokenObjective = "nll"
     train_on: Literal["last", "all"] = "last"
+    percentiles: str | None = None
     max_prompt_length: int | None = None
 
     learning_rate: float = 2e-5

@@ -28,16 +28,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from holdfast.errors import CheckpointError
-from holdfast.files import retried, sha256_of, sync
+from holdfast.files import (
+    HEAD,
+    PICKLES,
+    begins_as_safetensors,
+    pickle_kind,
+    retried,
+    sha256_of,
+    sync,
+)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-
-# Endings under which Python's pickle is kept, which runs code as it is read; and how pickles and the zip archives
-# that hold them begin, whatever their names.
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-ZIP = b"PK\x03\x04"
-PICKLE = re.compile(rb"\x80[\x02-\x05]")
 
 
 @dataclass(frozen=True)
@@ -204,20 +206,15 @@ def _fault_of_kind(folder: Path, name: str) -> Fault | None:
         return Fault(name, f"is of a kind that may run code when it is read ({kind}); save it as safetensors")
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(HEAD)
     except OSError as error:
         return Fault(name, f"cannot be read: {error.strerror}")
-    if kind == ".safetensors" and _begins_as_safetensors(head, path.stat().st_size):
+    if kind == ".safetensors" and begins_as_safetensors(head, path.stat().st_size):
         return None
-    if head.startswith(ZIP) or PICKLE.match(head):
-        what = "zip archive, as torch.save writes," if head.startswith(ZIP) else "Python pickle"
-        return Fault(name, f"is a {what} whatever its name says, and may run code when it is read")
+    pickled = pickle_kind(head)
+    if pickled is not None:
+        return Fault(name, f"is {pickled}, whatever its name says, and may run code when it is read")
     return Fault(name, "is not in the safetensors format") if kind == ".safetensors" else None
-
-
-def _begins_as_safetensors(head: bytes, size: int) -> bool:
-    """The length of the header, eight bytes, and a JSON object; 640 alone looks like a pickle of protocol 2."""
-    return len(head) == 9 and 8 + int.from_bytes(head[:8], "little") <= size and head[8:] == b"{"
 
 
 @dataclass

@@ -10,15 +10,19 @@ import torch
 from pyarrow import compute
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalLoopOutput
 
 from holdfast.data.collate import Batch, SFTCollator
 from holdfast.data.information import InformativeTokens
+from holdfast.errors import ConfigError
 from holdfast.models.token_logprobs import token_losses
+from holdfast.objectives.registry import objective_spec
 from holdfast.objectives.token import TokenObjective
 from holdfast.training.capability_tracker import CapabilityTracker
 from holdfast.training.config import SFTConfig
 from holdfast.training.lean_trainer import LeanTrainer, MicroBatch
 from holdfast.training.metrics import wide
+from holdfast.training.percentiles import Percentiles, measure_percentiles
 from holdfast.training.preparation import Prepared, prepare_sft
 
 logger = logging.getLogger(__name__)
@@ -34,12 +38,20 @@ class SFTTrainer(LeanTrainer):
     `probability/target` (mean probability of the target tokens: the capability proxy of arXiv 2510.00526, eq. 5);
     `tokens/kept` (share of target tokens the objective counts); `num_tokens`, `tokens_per_second`; `capability` and
     `alpha` where the objective follows the model's capability (see `CapabilityTracker`).
+
+    Attributes:
+        objective: as it was given.
+        measured: with the probabilities at the quantiles that it names; the objective itself where it names none, None
+            where they have not been measured yet (that is done before the first step).
+        percentiles: of the base model, for such an objective.
     """
 
     args: SFTConfig
     objective: TokenObjective
     config_class = SFTConfig
     default_output_dir = "sft"
+    percentiles: Percentiles | None = None
+    measured: TokenObjective | None = None
 
     def _ready(self) -> None:
         self.data_collator = SFTCollator(self.processing_class.pad_token_id, self.padding_free)
@@ -51,13 +63,55 @@ class SFTTrainer(LeanTrainer):
             information = InformativeTokens.of(self.train_dataset)
             start = float(self.objective.state()["capability"])
             self._tracker = CapabilityTracker(information, half_life, start, self.args.device)
+        if not self.objective.needs_percentiles:
+            self._take_measured(self.objective)
+        elif self.args.percentiles is not None:
+            self._take_percentiles(Percentiles.of_probe(self.args.percentiles))
+
+    def _take_percentiles(self, percentiles: Percentiles) -> None:
+        """Have the objective's quantiles be probabilities, from here on.
+
+        Raises:
+            ConfigError: its bounds contradict each other then.
+        """
+        self.percentiles = percentiles
+        try:
+            measured = self.objective.with_percentiles(percentiles.at)
+        except ValueError as error:
+            raise ConfigError(f"objective: with the base model's percentiles, {error}") from error
+        if self.is_world_process_zero():
+            logger.info("objective with the base model's percentiles: %s", objective_spec(measured))
+        self._take_measured(measured)
+
+    def _take_measured(self, objective: TokenObjective) -> None:
+        self.measured = objective
         self._follow()
 
     def _follow(self) -> None:
         """Take the objective at the capability measured so far: it stays for a whole global batch."""
+        assert self.measured is not None
         capability = None if self._tracker is None else self._tracker.capability
-        self._followed = self.objective if capability is None else self.objective.at(capability)
+        self._followed = self.measured if capability is None else self.measured.at(capability)
         self._logged = {} if capability is None else self._followed.state()
+
+    def begin_sums(self) -> None:
+        """As the `LeanTrainer`'s; then the base model's percentiles are measured, where the objective needs them."""
+        super().begin_sums()
+        if self.measured is None:
+            self._take_percentiles(measure_percentiles(self, self.train_dataset))
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As the `LeanTrainer`'s.
+
+        Raises:
+            ConfigError: the objective needs percentiles of the base model, and nothing was trained.
+        """
+        if self.measured is None:
+            raise ConfigError(
+                "objective: its bounds are quantiles of the base model's probabilities, which are measured when "
+                "training begins: train first, or give `percentiles: probe.json`"
+            )
+        return super().evaluation_loop(*args, **kwargs)
 
     @property
     def divides_by_kept(self) -> bool:
@@ -120,15 +174,19 @@ class SFTTrainer(LeanTrainer):
             self._tracker.forget()
 
     def run_state(self) -> dict[str, Any]:
-        """With the capability measured so far."""
+        """With the capability measured so far, and the base model's percentiles."""
         tracker = None if self._tracker is None else self._tracker.state_dict()
-        return super().run_state() | {"capability": tracker}
+        percentiles = None if self.percentiles is None else list(self.percentiles.values)
+        return super().run_state() | {"capability": tracker, "percentiles": percentiles}
 
     def load_run_state(self, state: Mapping[str, Any]) -> None:
         """As `run_state` took it."""
         super().load_run_state(state)
         if self._tracker is not None:
             self._tracker.load_state_dict(state["capability"])
+        if state["percentiles"] is not None:
+            self._take_percentiles(Percentiles(tuple(state["percentiles"])))
+        elif self.measured is not None:
             self._follow()
 
     def _losses(self, logps: Tensor) -> Tensor:
