@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
 import errno
-import gzip
 import hashlib
-import lzma
 import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -18,9 +14,9 @@ from safetensors.torch import save_file
 
 from holdfast import files
 from holdfast.files import (
-    begins_as_safetensors,
     errno_of,
-    foreign_kind,
+    making,
+    refusal,
     replacing,
     retried,
     sha256_of,
@@ -119,34 +115,29 @@ def test_what_may_pass_is_tried_three_times(
     assert len(made) == calls
 
 
-@pytest.mark.parametrize(
-    ("head", "kind"),
-    [
-        (pickle.dumps({}, protocol=2), "a Python pickle"),
-        (pickle.dumps({}, protocol=5), "a Python pickle"),
-        (b"\x80\x06", None),
-        (b"PK\x03\x04rest", "a zip archive, as torch.save writes"),
-        (b"PK", None),
-        (gzip.compress(b"", mtime=0), "packed by gzip"),
-        (bz2.compress(b""), "packed by bzip2"),
-        (b"BZh0", None),
-        (lzma.compress(b""), "packed by xz"),
-        (b"(\xb5/\xfd", "packed by zstd"),
-        (bytes(257) + b"ustar\0", "a tar archive"),
-        (bytes(256) + b"ustar\0", None),
-        (b"", None),
-        (b'{"prompt": "PK"}', None),
-        ("\ufeff{}".encode(), None),
-    ],
-)
-def test_what_the_first_bytes_say(head: bytes, kind: str | None) -> None:
-    assert foreign_kind(head) == kind
+def test_what_a_killed_writer_left_goes_after_a_day(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".a.x1.partial", ".a.x2.partial", ".b.x3.partial"))
+    for path in (old, new, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    with replacing(tmp_path / "a") as beside:
+        beside.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.x2.partial", ".b.x3.partial", "a"]
 
 
-def test_how_safetensors_begin() -> None:
-    content = (640).to_bytes(8, "little") + b"{".ljust(640)
-    assert foreign_kind(content) == "a Python pickle"  # by its first two bytes alone
-    assert begins_as_safetensors(content, len(content))
-    assert not begins_as_safetensors(content, len(content) - 1)
-    assert not begins_as_safetensors(pickle.dumps({}), 1 << 40)
-    assert not begins_as_safetensors(b"", 0)
+def test_a_folder_half_made_goes_after_a_day(tmp_path: Path) -> None:
+    left = tmp_path / ".a.x1.making"
+    (left / "inner").mkdir(parents=True)
+    os.utime(left, (1, 1))
+    with making(tmp_path / "a") as beside:
+        (beside / "file").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_full_disk_is_told_in_a_sentence() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/runs/a/metrics.jsonl")
+    assert str(refusal(full)).startswith("'/runs/a/metrics.jsonl' cannot be written: No space left on device")
+    assert "a file cannot be written" in str(refusal(SafetensorError("... (os error 28)")))
+    assert refusal(OSError(errno.ENOENT, "No such file")) is None
+    assert refusal(ValueError("x")) is None

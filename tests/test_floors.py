@@ -17,6 +17,7 @@ ROOT = Path(holdfast.__file__).parent
 FLOORS = [
     "errors",
     "files",
+    "file_kinds",
     "ranks",
     "objectives",
     "ops",
@@ -36,8 +37,18 @@ FLOORS = [
 ALONE = {
     "objectives": {"errors"},
     "ops": {"errors"},
-    "data": {"errors", "files", "ranks"},
-    "evaluation": {"errors", "files", "objectives", "ops", "data", "models", "diagnostics", "capability"},
+    "data": {"errors", "files", "file_kinds", "ranks"},
+    "evaluation": {
+        "errors",
+        "files",
+        "file_kinds",
+        "objectives",
+        "ops",
+        "data",
+        "models",
+        "diagnostics",
+        "capability",
+    },
     "reports": {"errors", "files"},
 }
 

@@ -1,5 +1,4 @@
-"""Files that are whole or absent, on the disk and not only in memory; the folder for what need not be computed twice;
-and what a file's first bytes say it is, whatever its name says."""
+"""Files whole or absent, on the disk and not only in memory; and the folder for what need not be computed twice."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,26 +20,11 @@ T = TypeVar("T")
 
 # What a network file system, or a disk under load, says of an action that may well succeed a moment later.
 TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY})
+# What a disk says that has no room left, or none for us.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 ATTEMPTS = 3
+LEFT_OVER = 86_400  # seconds after which what is half written has no writer any more
 PAUSE = 0.2  # seconds before the second attempt; doubled before the third
-
-# What a pickle is named, and PyTorch's files, which are pickles: loading one can run any code.
-PICKLES = frozenset(".pkl .pickle .pt .pth .bin .ckpt .joblib .dill".split())
-HEAD = 262  # bytes that `foreign_kind` looks at
-_PICKLED = (
-    (0, b"\x80[\x02-\x05]", "a Python pickle"),
-    (0, b"PK\x03\x04", "a zip archive, as torch.save writes"),
-)
-_MAGIC = (
-    *_PICKLED,
-    (0, b"\x1f\x8b", "packed by gzip"),
-    (0, b"BZh[1-9]", "packed by bzip2"),
-    (0, b"\xfd7zXZ\0", "packed by xz"),
-    (0, b"\\(\xb5/\xfd", "packed by zstd"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (0, b"Rar!\x1a\x07", "a rar archive"),
-    (257, b"ustar", "a tar archive"),
-)
 
 
 def cache_folder(configured: str | Path | None = None) -> Path:
@@ -55,6 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader never sees half a file, and what was there stays if the writing fails. The folder is made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent, f".{path.name}.*.partial")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     beside = Path(name)
@@ -72,7 +57,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def making(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to fill; once filled it becomes `folder`, unless another process was first."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    _sweep(folder.parent, f".{folder.name}.*.making")
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".making", dir=folder.parent))
     try:
         yield beside
         try:
@@ -82,6 +68,14 @@ def making(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _sweep(folder: Path, pattern: str) -> None:
+    """Remove what processes that were killed while writing the same left beside it, a day ago or longer."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):  # another process was first, or is not us
+            if time.time() - path.lstat().st_mtime > LEFT_OVER:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def sync(path: Path) -> None:
@@ -109,27 +103,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def foreign_kind(head: bytes) -> str | None:
-    """What a file is that begins with these bytes (`HEAD` of them, or all), if it is a pickle or an archive.
-
-    Pickles of the protocols 0 and 1 are text, and look like any other.
-    """
-    return next((kind for at, magic, kind in _MAGIC if re.match(magic, head[at:], re.DOTALL)), None)
-
-
-def pickle_kind(head: bytes) -> str | None:
-    """As `foreign_kind`, of pickles and of archives as `torch.save` writes them: what may run code as it is read."""
-    return next((kind for at, magic, kind in _PICKLED if re.match(magic, head[at:], re.DOTALL)), None)
-
-
-def begins_as_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file of so many bytes begins as safetensors: the length of the header, eight bytes, and a JSON object.
-
-    To be asked before `foreign_kind`: a length of 640 alone looks like a pickle of protocol 2.
-    """
-    return 8 + int.from_bytes(head[:8], "little") <= size and head[8:9] == b"{"
-
-
 def errno_of(error: BaseException) -> int | None:
     """The system's number of what went wrong (`errno.ENOSPC`, ...); None where the system did not refuse anything.
 
@@ -139,6 +112,16 @@ def errno_of(error: BaseException) -> int | None:
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
+
+
+def refusal(error: BaseException) -> str | None:
+    """What a full disk refused, in one sentence; None where it was something else."""
+    code = errno_of(error)
+    if code not in FULL:
+        return None
+    name = getattr(error, "filename", None)
+    what = f"'{name}'" if name else "a file"
+    return f"{what} cannot be written: {os.strerror(code)}. Free some room, or choose another folder"
 
 
 def retried(action: Callable[[], T]) -> T:

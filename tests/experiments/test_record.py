@@ -20,13 +20,30 @@ from holdfast.experiments.record import (
 
 def test_written_and_read(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    record = {"stages": {"sft": {"loss": float("nan"), "steps": 3}}, "name": "läuft"}
-    write_record(record, path)
-    assert read_record(path) == {"stages": {"sft": {"loss": None, "steps": 3}}, "name": "läuft"}
+    record = {"config": {}, "settings": {}, "name": "läuft"}
+    write_record(record | {"stages": {"sft": {"loss": float("nan"), "steps": 3}}}, path)
+    assert read_record(path) == record | {"stages": {"sft": {"loss": None, "steps": 3}}}
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"stages": []}', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "{",
+            "[]",
+            "{}",
+            "5",
+            '{"stages": []}',
+            "\xff",
+            '{"stages": {}}',
+            '{"stages": {}, "config": {}}',
+        ),
+        '{"config": {}, "settings": {}, "stages": {"sft": 5}}',
+        '{"config": [], "settings": {}, "stages": {}}',
+    ],
+)
 def test_what_is_no_record_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     path.write_bytes(text.encode("latin-1"))
@@ -44,6 +61,7 @@ def test_a_record_that_is_not_there(tmp_path: Path) -> None:
     [
         ("https://user:KEY@host/a/b", "https://host/a/b"),
         ("https://KEY@host", "https://host"),
+        ("https://user:p@KEY@host/a@b", "https://host/a@b"),
         ("https://host/a?token=KEY&b=1", "https://host/a"),
         ("https://host/a#KEY", "https://host/a"),
         ("see s3://k:KEY@bucket/x?y=KEY, and http://h/", "see s3://bucket/x and http://h/"),

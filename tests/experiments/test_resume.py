@@ -21,6 +21,7 @@ from holdfast.experiments.resume import (
 )
 from holdfast.experiments.stage_settings import stage_keys
 from holdfast.training.config import PreferenceConfig, SFTConfig
+from holdfast.training.fingerprint import OPTIMIZATION
 
 RECORD: dict[str, Any] = {
     "config": {
@@ -200,3 +201,7 @@ def test_finished_stages_must_be_as_they_were_saved(tmp_path: Path) -> None:
         require_saved(record, {"sft": folder})
     with pytest.raises(CheckpointError, match="its model '.*nowhere' is gone"):
         require_saved(record, {"sft": tmp_path / "nowhere"})
+
+
+def test_what_a_run_may_change_the_trainer_lets_it() -> None:
+    assert not STAGES_MAY_CHANGE & set(OPTIMIZATION)

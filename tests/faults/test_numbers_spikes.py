@@ -119,8 +119,16 @@ def test_ordinary_runs_have_none(tmp_path: Path, kind: str, changed: dict[str, A
         ({"on_spike": False}, "on_spike must be one of warn, raise, off, not False"),
         ({"dataset_num_proc": 100_000}, "dataset_num_proc must be from 1 to .* not 100000"),
         ({"dataloader_num_workers": 100_000}, "dataloader_num_workers must be from 0 to .* not 100000"),
+        (
+            {"per_device_train_batch_size": 10**20},
+            "per_device_train_batch_size must be from 1 to 1000000, not 1",
+        ),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be from 1 to 1000000, not 0"),
+        ({"save_total_limit": -1}, "save_total_limit must be at least 1, not -1"),
+        ({"dataloader_persistent_workers": True}, "set dataloader_num_workers too"),
+        ({"spike_window": 10**20}, "spike_window must be from 5 to 10000, not 1"),
         ({"spike_threshold": 0.5}, "spike_threshold must be at least 1, not 0.5"),
-        ({"spike_window": 2}, "spike_window must be at least 5, not 2"),
+        ({"spike_window": 2}, "spike_window must be from 5 to 10000, not 2"),
     ],
 )
 def test_settings_out_of_bounds(tmp_path: Path, setting: dict[str, Any], message: str) -> None:

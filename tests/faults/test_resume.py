@@ -3,7 +3,9 @@ row and metric, bit for bit."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from holdfast.errors import ConfigError
+from holdfast.errors import CheckpointError, ConfigError, Interrupted
 from holdfast.training.lean_trainer import LeanTrainer
 from tests.faults.runs import STEPS, little_to_collect, run, trainer_of
 from tests.training.conftest import rows
+
+STILL = {"attention_dropout": 0.0}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -201,19 +205,98 @@ def test_the_best_alone_is_saved_where_that_is_asked(tmp_path: Path) -> None:
 
 
 def test_what_may_change_on_the_way(tmp_path: Path) -> None:
-    """How often to log, to save and to evaluate; how a global batch is cut."""
-    trainer_of("sft", tmp_path / "run", lora=True, save_steps=2, max_steps=6).train()
-    changed = {"logging_steps": 1, "save_steps": 3, "gradient_accumulation_steps": 6}
-    resumed = trainer_of(
-        "sft", tmp_path / "other", lora=True, per_device_train_batch_size=1, max_steps=6, **changed
-    )
-    taken = run(resumed, tmp_path / "run" / "checkpoint-2").rows
+    """How often to log, to save and to evaluate; how a global batch is cut, also where it may be cut further."""
+    same: dict[str, Any] = {"lora": True, "max_steps": 6, "model": STILL, "adapter": {"dropout": 0.0}}
+    whole = run(trainer_of("sft", tmp_path / "run", save_steps=2, auto_find_batch_size=True, **same))
+    changed = {
+        "logging_steps": 1,
+        "save_steps": 3,
+        "gradient_accumulation_steps": 6,
+        "auto_find_batch_size": True,
+    }
+    resumed = trainer_of("sft", tmp_path / "other", per_device_train_batch_size=1, **same, **changed)
+    after = run(resumed, tmp_path / "run" / "checkpoint-2")
+    taken = after.rows
     assert [len(batch) for _, batch in taken] == [1] * 2 + [1] * 14
+    assert rows_by_step(taken) == {step: rows for step, rows in rows_by_step(whole.rows).items() if step > 2}
+    for name in (name for name in whole.state if name.startswith("weights ")):
+        torch.testing.assert_close(after.state[name], whole.state[name], rtol=1e-4, atol=1e-6)
     assert [log["step"] for log in resumed.state.log_history if "loss" in log] == [1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in (tmp_path / "other").glob("checkpoint-*")) == [
         "checkpoint-3",
         "checkpoint-6",
     ]
+
+
+def rows_by_step(taken: list[tuple[int, list[int]]]) -> dict[int, list[int]]:
+    """The rows of each global batch, however it was cut."""
+    found: dict[int, list[int]] = {}
+    for step, batch in taken:
+        found[step] = sorted([*found.get(step, []), *batch])
+    return found
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_loaders_with_processes_of_their_own(tmp_path: Path, step: int) -> None:
+    """They draw random numbers when they begin, persistent ones once a run."""
+    loading = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_strategy": "epoch"}
+    trainer: Any = lambda folder, **more: trainer_of(  # noqa: E731
+        "sft", tmp_path / folder, lora=True, evaluate=rows(4), **loading, **more
+    )
+    whole = run(trainer("whole"))
+    (tmp_path / "run").mkdir()
+    shutil.copy(tmp_path / "whole" / "metrics.jsonl", tmp_path / "run")
+    run(trainer("run", save_strategy="no"), tmp_path / "whole" / f"checkpoint-{step}").require_same(whole)
+
+
+def test_stopped_without_checkpoints_of_its_own_in_a_folder_with_anothers(tmp_path: Path) -> None:
+    """The one that the interruption writes is that run's newest; the other run's are kept aside."""
+    folder = tmp_path / "run"
+    trainer_of("sft", folder, lora=True, save_steps=2).train()
+
+    class Told(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    again: dict[str, Any] = {
+        "lora": True,
+        "save_strategy": "no",
+        "save_total_limit": 1,
+        "learning_rate": 1e-3,
+    }
+    with pytest.raises(Interrupted, match="checkpoint-1'"):
+        trainer_of("sft", folder, callbacks=[Told()], **again).train()
+    names = sorted(path.name for path in folder.glob("checkpoint-*"))
+    assert names == ["checkpoint-1", *(f"checkpoint-{step}.before-1" for step in (2, 4, 6))]
+    resumed = trainer_of("sft", folder, **again)
+    assert run(resumed, True).rows[0][0] == 2
+
+
+def test_rows_that_are_dropped_are_a_matter_of_the_cut(tmp_path: Path) -> None:
+    dropping = {"lora": True, "dataloader_drop_last": True}
+    trainer_of("sft", tmp_path / "run", max_steps=1, **dropping).train()
+    other = trainer_of(
+        "sft",
+        tmp_path / "run",
+        max_steps=1,
+        per_device_train_batch_size=6,
+        gradient_accumulation_steps=1,
+        **dropping,
+    )
+    with pytest.raises(CheckpointError, match="rows_at_once: 2 in the checkpoint, 6 now"):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_an_engine_without_checkpoints_begins_anew(tmp_path: Path) -> None:
+    """As a job script does that always says `--resume`."""
+    trainer = trainer_of("sft", tmp_path / "run", lora=True, save_strategy="no", max_steps=1)
+    trainer._why_no_checkpoints = lambda: "DeepSpeed writes its state as pickles"  # type: ignore[method-assign]
+    trainer.train(resume_from_checkpoint="auto")
+    assert trainer.state.global_step == 1
+    trainer_of("sft", tmp_path / "run", lora=True, max_steps=2).train()
+    with pytest.raises(ConfigError, match="pickles"):
+        trainer.train(resume_from_checkpoint="auto")
 
 
 def test_settings_that_checkpoints_cannot_follow(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def test_from_the_one_before_it_is_the_same_run(
         ("progress.json", r"checkpoint-6' holds weights alone \(save_only_model\)"),
         ("adapter_model.safetensors", r"the weights in '.*checkpoint-6' cannot be read"),
         ("fingerprint.json", r"'.*checkpoint-6/fingerprint\.json' cannot be read"),
+        ("trainer_state.json", r"'.*checkpoint-6/trainer_state\.json' is not the state of a trainer"),
     ],
 )
 def test_a_file_that_was_never_there(folder: Path, name: str, message: str) -> None:

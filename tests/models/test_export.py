@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,20 @@ def test_an_adapter_outlives_a_failure_to_merge(tmp_path: Path, monkeypatch: pyt
         save_final(trained, TOKENIZER, tmp_path / "final")
     assert (tmp_path / "final.adapter" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "final").exists()
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the trained adapter stays."""
+
+    def full(self: object, folder: Path, **options: object) -> None:
+        (folder / "model-00001.safetensors").parent.mkdir(parents=True)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = tiny_model("qwen3", 300)
+    trained = trained_a_little(attach_adapter(model, lora_config(model, rank=4)))
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    with pytest.raises(
+        ModelError, match="final' was not saved: No space left on device; the adapter is kept in"
+    ):
+        save_final(trained, TOKENIZER, tmp_path / "final")
+    assert [path.name for path in tmp_path.iterdir()] == ["final.adapter"]

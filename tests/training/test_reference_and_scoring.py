@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from holdfast import PreferenceConfig, PreferenceTrainer
 from holdfast.errors import ConfigError
@@ -98,15 +100,26 @@ def test_activation_checkpointing_changes_nothing(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: b"torn",
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: save({name: torch.zeros(6) for name in ("chosen", "rejected")}),
+        lambda content: save({"other": torch.zeros(6)}),
+    ],
+    ids=["torn", "a flipped bit", "without a checksum", "of something else"],
+)
 def test_a_broken_cache_file_is_computed_again(
-    model_of: Any, tokenizer: Any, arguments: dict[str, Any]
+    model_of: Any, tokenizer: Any, arguments: dict[str, Any], spoil: Callable[[bytes], bytes]
 ) -> None:
     first = build(model_of(), tokenizer, arguments, objective="dpo")
     (path,) = Path(arguments["cache_dir"]).glob("reference-*.safetensors")
-    path.write_bytes(b"torn")
+    whole = path.read_bytes()
+    path.write_bytes(spoil(whole))
     again = build(model_of(), tokenizer, arguments, objective="dpo")
     assert again.train_dataset["reference_chosen"] == first.train_dataset["reference_chosen"]
-    assert path.stat().st_size > 10
+    assert path.read_bytes() == whole
 
 
 def test_unknown_adapter_settings_are_named(model_of: Any, tokenizer: Any, arguments: dict[str, Any]) -> None:

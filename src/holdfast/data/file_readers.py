@@ -17,7 +17,7 @@ from typing import Any
 from holdfast.data.faults import Unreadable, as_json, shown
 from holdfast.data.json_text import LARGEST_ROW, TOO_EARLY, JsonWindow, Parser, parse_line
 from holdfast.errors import DataError
-from holdfast.files import HEAD, foreign_kind
+from holdfast.file_kinds import HEAD, foreign_kind
 
 Rows = Iterator[tuple[str, Any]]
 Stream = BufferedReader | GzipFile

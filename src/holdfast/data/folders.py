@@ -15,7 +15,7 @@ from pathlib import Path
 from holdfast.data.faults import shown
 from holdfast.data.file_readers import READERS, suffix_of
 from holdfast.errors import DataError
-from holdfast.files import PICKLES
+from holdfast.file_kinds import PICKLES
 
 ARCHIVES = frozenset(".zip .tar .tgz .tbz2 .txz .7z .rar .bz2 .xz .zst".split())
 KINDS = f"{', '.join(READERS)}, each also .gz"

@@ -89,10 +89,14 @@ def _saving(settings: Mapping[str, Any]) -> dict[str, Any]:
 def effective_settings(args: LeanConfig) -> dict[str, Any]:
     """Every setting of a stage as it is used, defaults too; none of the run-wide ones, and no secret.
 
-    `global_batch_size` is the rows of an optimizer step, over all micro-batches and processes.
+    `global_batch_size` is the rows of an optimizer step, over all micro-batches and processes; `rows_at_once`, where
+    the last rows may be dropped, those of a micro-batch of every process.
     """
     values = args.to_dict()
     own = {key: values[key] for key in sorted(stage_keys(type(args)))}
-    own["global_batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    rows_at_once = args.train_batch_size * args.world_size
+    own["global_batch_size"] = rows_at_once * args.gradient_accumulation_steps
+    if args.dataloader_drop_last:
+        own["rows_at_once"] = rows_at_once  # which rows are dropped depends on it
     plain: dict[str, Any] = json.loads(json.dumps(own, default=str))
     return plain

@@ -16,6 +16,7 @@ from holdfast.models.adapters import attach_adapter, lora_config
 from holdfast.models.loading import read_config
 from holdfast.models.tiny import tiny_config
 from holdfast.training.config import LeanConfig
+from holdfast.training.optimizer_state import moments_saved
 
 FLOAT32 = 4  # bytes; trained weights and the optimizer's moments are kept in it
 
@@ -71,11 +72,5 @@ def bytes_needed(config: RunConfig, stages: Mapping[str, LeanConfig]) -> tuple[i
             adapted = attach_adapter(model, lora_config(model, **config.adapter.model_dump()))
             trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     saved = [args for args in stages.values() if args.save_strategy != "no"]
-    checkpoint = max((trained * FLOAT32 * (1 + _moments(args)) for args in saved), default=0)
+    checkpoint = max((trained * FLOAT32 * (1 + moments_saved(args)) for args in saved), default=0)
     return checkpoint, weights * (dtype or torch.float32).itemsize
-
-
-def _moments(args: LeanConfig) -> int:
-    """Float32 numbers that the optimizer keeps of each weight, as far as that is certain."""
-    adam = args.optim in ("adamw_torch", "adamw_torch_fused")
-    return 2 if adam and not args.save_only_model else 0

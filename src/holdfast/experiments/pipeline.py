@@ -109,7 +109,12 @@ class _Course:
             if "finished" in before:
                 self.say(f"'{path}' holds this run, finished ({before['finished']}): nothing is left to do")
                 return
-        once(lambda: require_room(self.config, self.args.stages(), path))
+        ahead = {
+            stage: args
+            for stage, args in self.args.stages().items()
+            if before is None or saved_digest(before, stage) is None
+        }
+        once(lambda: require_room(self.config, ahead, path))
         self.doing = "while the rows were prepared"
         rows = read_run_rows(self.config, self.args.sft, self.args.align)
         for line in rows.summary():

@@ -77,7 +77,14 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("stages"), dict):
+    parts = (
+        (record.get(name) for name in ("config", "settings", "stages"))
+        if isinstance(record, dict)
+        else [None]
+    )
+    if not all(isinstance(part, dict) for part in parts) or not all(
+        isinstance(stage, dict) for stage in record["stages"].values()
+    ):
         raise CheckpointError(f"'{path}' is not the record of a run")
     return record
 
@@ -97,7 +104,7 @@ def without_keys(value: Any) -> Any:
         return [without_keys(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    return re.sub(r"(\w://)(?:[^/@\s]*@)?([^\s?#]*)(?:[?#]\S*)?", r"\1\2", value)
+    return re.sub(r"(\w://)(?:[^/\s?#]*@)?([^\s?#]*)(?:[?#]\S*)?", r"\1\2", value)
 
 
 def finite(value: Any) -> Any:

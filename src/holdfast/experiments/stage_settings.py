@@ -19,8 +19,8 @@ from holdfast.errors import ConfigError, did_you_mean
 from holdfast.experiments.stage_checks import check_compile_backend
 from holdfast.experiments.values import check_value, members, shown
 from holdfast.objectives.registry import objective_spec, resolve_objective
-from holdfast.training.config import BITSANDBYTES_OPTIMIZERS, LeanConfig
-from holdfast.training.spikes import WARM_UP
+from holdfast.training.config import BITSANDBYTES_OPTIMIZERS, MOST_ROWS, LeanConfig
+from holdfast.training.spikes import LONGEST_WINDOW, WARM_UP
 
 # Set once for the whole run, so a stage must not set them again.
 RUN_WIDE = {
@@ -81,7 +81,7 @@ _BOUNDS: dict[str, Any] = {
             "dataloader_prefetch_factor",
             "torch_empty_cache_steps",
         ),
-        Field(ge=1, le=1_000_000),
+        Field(ge=1, le=MOST_ROWS),
     ),
     **dict.fromkeys(
         (
@@ -96,8 +96,9 @@ _BOUNDS: dict[str, Any] = {
         Field(ge=0),
     ),
     "dataset_num_proc": Field(ge=1),
+    "save_total_limit": Field(ge=1),
     "spike_threshold": Field(ge=1),
-    "spike_window": Field(ge=WARM_UP),
+    "spike_window": Field(ge=WARM_UP, le=LONGEST_WINDOW),
     **dict.fromkeys(("num_train_epochs", "neftune_noise_alpha"), Field(gt=0)),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), Field(ge=0, lt=1)),
     **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), AfterValidator(_interval)),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.errors import ModelError
+from holdfast.files import errno_of
 from holdfast.models.adapters import divergence, is_tied, merge_adapter, probe_logprobs
 from holdfast.models.quantized import dequantized, is_quantized
 from holdfast.models.token_logprobs import HALF, causal_lm_of
@@ -74,7 +75,7 @@ def save_final(
         )
     before = probe_logprobs(model)
     dtype = dtype or main_dtype(model)
-    adapter = folder.with_name(folder.name + ".adapter")
+    adapter, partial = (folder.with_name(folder.name + suffix) for suffix in (".adapter", ".partial"))
     if isinstance(model, PeftModel):
         model.save_pretrained(adapter)  # merging is in place: what was trained must outlive a failure
         if dtype not in HALF and not is_quantized(model):
@@ -86,15 +87,19 @@ def save_final(
         plain = plain.to(dtype)
         drift = divergence(before, probe_logprobs(plain))
         _set_stop_tokens(plain, tokenizer, stop_token_ids)
-        partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         plain.save_pretrained(partial, safe_serialization=True)
         tokenizer.save_pretrained(partial)
         _require_same(plain, partial)
-    except ModelError as error:
+        os.replace(partial, folder)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        refused = errno_of(error)
+        if refused is None and not isinstance(error, ModelError):
+            raise
+        what = error if refused is None else f"{os.strerror(refused)}"
         kept = f"; the adapter is kept in '{adapter}'" if adapter.exists() else ""
-        raise ModelError(f"'{folder}' was not saved: {error}{kept}") from error
-    os.replace(partial, folder)
+        raise ModelError(f"'{folder}' was not saved: {what}{kept}") from error
     shutil.rmtree(adapter, ignore_errors=True)
     return Exported(folder, str(plain.dtype).removeprefix("torch."), drift)
 

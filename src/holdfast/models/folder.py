@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from holdfast.errors import ModelError
-from holdfast.files import HEAD, PICKLES, begins_as_safetensors, foreign_kind
+from holdfast.file_kinds import HEAD, PICKLES, begins_as_safetensors, foreign_kind
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"

@@ -14,7 +14,6 @@ process's to call; the others write into the folder that `begin` returned there.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -26,7 +25,7 @@ from itertools import count
 from pathlib import Path
 
 from holdfast.errors import CheckpointError, HoldfastError
-from holdfast.files import errno_of, retried, sync
+from holdfast.files import FULL, errno_of, retried, sync
 from holdfast.training.manifest import Fault, listed, verify, write_manifest
 from holdfast.training.run_lock import RunLock
 
@@ -34,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
 HIDDEN = re.compile(r"\.(checkpoint-\d+)\.[0-9a-f]{8}\.(partial|replaced|removed)")
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 Signature = tuple[tuple[str, int, int], ...]
 

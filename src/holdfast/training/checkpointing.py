@@ -36,7 +36,12 @@ from holdfast.training.fingerprint import fingerprint, write_fingerprint
 from holdfast.training.finite import nonfinite_names
 from holdfast.training.interruption import Interruption
 from holdfast.training.manifest import read_manifest
-from holdfast.training.optimizer_state import gather_optimizer, parameter_names, spread_optimizer
+from holdfast.training.optimizer_state import (
+    gather_optimizer,
+    moments_saved,
+    parameter_names,
+    spread_optimizer,
+)
 from holdfast.training.processes import each_process
 from holdfast.training.rng_state import derive_rng, devices_of, restore_rng, rng_state
 from holdfast.training.run_folder import RunFolder, require_verified
@@ -144,6 +149,8 @@ class ResumableTrainer(EpochTrainer):
             stack.callback(self.folder.release)
             if why_not is None and self._fields is None:
                 self._fields = self._fingerprint()  # of the weights that it starts from
+            if why_not is not None and resume == "auto" and not once(self.folder.store.checkpoints):
+                resume = None  # there cannot be one
             if args.save_strategy != SaveStrategy.NO or resume is not None:
                 self._require_supported(why_not, resuming=resume is not None)
                 checkpoint = once(lambda: self._begin(resume))
@@ -174,6 +181,7 @@ class ResumableTrainer(EpochTrainer):
                 raise CheckpointError(
                     f"'{checkpoint}' holds weights alone (save_only_model): begin anew, with it as the model"
                 )
+            _trainer_state(checkpoint)
             self.folder.store.preflight(read_manifest(checkpoint).bytes)
         self.folder.set_course(checkpoint)
         return checkpoint
@@ -184,11 +192,11 @@ class ResumableTrainer(EpochTrainer):
         return fingerprint(self.args, self._own_model(), self.objective, rows, processes, precision)
 
     def _expected_bytes(self) -> int:
-        """The size of a checkpoint: the weights, and two moments of what is trained."""
+        """The size of a checkpoint, from below: the weights, and the optimizer's moments of what is trained."""
         model = self._own_model()
         weights = sum(tensor.numel() * tensor.element_size() for tensor in own_weights(model).values())
         trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        return int(weights) + (0 if self.args.save_only_model else 2 * trained)
+        return int(weights) + moments_saved(self.args) * trained
 
     def _why_no_checkpoints(self) -> str | None:
         """Why this run cannot write checkpoints; None where it can."""
@@ -240,7 +248,10 @@ class ResumableTrainer(EpochTrainer):
             write_fingerprint(fields, folder)
 
         def publish() -> None:
-            self.folder.hold()
+            if (
+                self.folder.hold()
+            ):  # not held so far: no checkpoints were to be saved, and those there are another run's
+                self.folder.set_course(None)
             require_finite(weights, optimizer)
             self.folder.store.save(step, write)
             best = self.state.best_model_checkpoint
@@ -262,7 +273,10 @@ class ResumableTrainer(EpochTrainer):
             if isinstance(callback, ExportableState):
                 states.setdefault(type(callback).__name__, []).append(callback.state())
         self.state.stateful_callbacks = states
+        # The Trainer would go on with the micro-batches of the run that saved, whatever they are to be now.
+        found, self.state.train_batch_size = self.state.train_batch_size, None
         self.state.save_to_json(str(folder / TRAINER_STATE))
+        self.state.train_batch_size = found
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the weights as a checkpoint has them, and the tokenizer, into a folder; no pickle."""
@@ -309,7 +323,7 @@ class ResumableTrainer(EpochTrainer):
         )
         if resume_from_checkpoint is None:
             return start
-        self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE))
+        self.state = _trainer_state(Path(resume_from_checkpoint))
         self.state.compute_steps(self.args, max_steps)
         self.state.init_training_references(self, max_steps, num_train_epochs, trial)
         if best := self.state.best_model_checkpoint:
@@ -388,6 +402,19 @@ class ResumableTrainer(EpochTrainer):
             steps = self.steps_taken()
             logs["train_loss"] = self._total_loss_scalar / steps if steps > 0 else math.nan
         super().log(logs, start_time)
+
+
+def _trainer_state(checkpoint: Path) -> TrainerState:
+    """The Trainer's state in a checkpoint.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    path = checkpoint / TRAINER_STATE
+    try:
+        return TrainerState.load_from_json(str(path))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"'{path}' is not the state of a trainer: {error}") from error
 
 
 def require_finite(weights: Mapping[str, Tensor], optimizer: Mapping[str, Any] | None) -> None:

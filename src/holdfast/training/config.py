@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,10 +21,12 @@ from holdfast.objectives.pairs import PairObjective
 from holdfast.objectives.registry import objective_spec, resolve_objective
 from holdfast.objectives.token import TokenObjective
 from holdfast.ranks import on_cpu
-from holdfast.training.spikes import WARM_UP
+from holdfast.training.spikes import LONGEST_WINDOW, WARM_UP
 
 # transformers' names of those that live in bitsandbytes.
 BITSANDBYTES_OPTIMIZERS = r"adamw_(bnb_)?8bit|(paged_)?(adamw|ademamix|lion)(_8bit|_32bit)?|rmsprop_bnb.*"
+
+MOST_ROWS = 1_000_000  # of a batch: far beyond any, and still a number that loaders can count with
 
 # transformers' own, and those of `torch.utils.checkpoint.checkpoint` that a file can hold.
 CHECKPOINTING = (
@@ -101,15 +104,21 @@ class LeanConfig(TrainingArguments):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bfloat16()
         super().__post_init__()
-        for name, least in (
-            ("per_device_train_batch_size", 1),
-            ("gradient_accumulation_steps", 1),
-            ("learning_rate", 0),
-            ("spike_threshold", 1),
-            ("spike_window", WARM_UP),
+        for name, least, most in (
+            ("per_device_train_batch_size", 1, MOST_ROWS),
+            ("per_device_eval_batch_size", 1, MOST_ROWS),
+            ("gradient_accumulation_steps", 1, MOST_ROWS),
+            ("learning_rate", 0, math.inf),
+            ("save_total_limit", 1, math.inf),
+            ("spike_threshold", 1, math.inf),
+            ("spike_window", WARM_UP, LONGEST_WINDOW),
         ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                beyond = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+                raise ConfigError(f"{name} must be {beyond}, not {value}")
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise ConfigError("dataloader_persistent_workers: there are none; set dataloader_num_workers too")
         require_processes("dataloader_num_workers", self.dataloader_num_workers)
         if self.dataset_num_proc is not None:
             require_processes("dataset_num_proc", self.dataset_num_proc, least=1)

@@ -69,6 +69,20 @@ class EpochTrainer(Trainer):
         self._order = sampler
         return sampler
 
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; loaders with processes of their own leave the global random numbers alone.
+
+        Each of their iterators draws a number, persistent ones once a run: a resumed run would stand elsewhere.
+        """
+        loader = super()._get_dataloader(*args, **kwargs)
+        if self.args.dataloader_num_workers:
+            for own in (
+                loader,
+                getattr(loader, "base_dataloader", loader),
+            ):  # Accelerate wraps the one that draws
+                own.generator = torch.Generator()
+        return loader
+
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """In order, whatever the order of training: nothing depends on it."""
         return SequentialSampler(eval_dataset)

@@ -20,11 +20,13 @@ from accelerate import PartialState
 from peft import PeftModel
 from pyarrow import compute
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from holdfast.errors import CheckpointError
 from holdfast.models.token_logprobs import causal_lm_of
 from holdfast.objectives.registry import objective_spec
 from holdfast.training.config import LeanConfig
+from holdfast.training.optimizer_state import plain_name
 from holdfast.training.processes import whole
 
 FINGERPRINT = "fingerprint.json"
@@ -35,7 +37,7 @@ OPTIMIZATION = (
     *("optim", "optim_args", "optim_target_modules", "learning_rate", "weight_decay", "max_grad_norm"),
     *("adam_beta1", "adam_beta2", "adam_epsilon"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "num_train_epochs", "max_steps"),
-    *("seed", "train_sampling_strategy", "dataloader_drop_last", "neftune_noise_alpha", "tf32"),
+    *("seed", "train_sampling_strategy", "dataloader_drop_last", "neftune_noise_alpha"),
 )
 # Of an adapter's configuration, what says where it came from and how it is run, not what it computes.
 INCIDENTAL = frozenset(
@@ -54,13 +56,16 @@ def fingerprint(
         precision: accelerate's name for it (`no`, `bf16`, ...).
     """
     config = causal_lm_of(model).config.get_text_config()
+    rows_at_once = args.per_device_train_batch_size * processes
     given = {
         **{name: getattr(args, name, None) for name in OPTIMIZATION},
         "data_seed": args.seed if args.data_seed is None else args.data_seed,
-        "global_batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * processes,
+        "global_batch_size": rows_at_once * args.gradient_accumulation_steps,
+        # what does not fill a micro-batch of every process is dropped: another cut drops other rows
+        "rows_at_once": rows_at_once if args.dataloader_drop_last else None,
         "precision": precision,
         "objective": dict(objective_spec(objective)),
-        "model": type(causal_lm_of(model)).__name__,
+        "model": _class_name(causal_lm_of(model)),
         "dropout": {name: value for name, value in config.to_dict().items() if "dropout" in name},
         "base_weights": weights_digest(model),
         "rows": {"count": len(rows), "digest": rows_digest(rows)},
@@ -77,7 +82,8 @@ def weights_digest(model: nn.Module) -> str:
     """
     frozen_only = isinstance(model, PeftModel)
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    parameters = {plain_name(name): parameter for name, parameter in model.named_parameters()}
+    for name, parameter in sorted(parameters.items()):
         if frozen_only and parameter.requires_grad:
             continue
         tensor = whole(parameter)
@@ -128,6 +134,11 @@ def require_same_run(fields: Mapping[str, Any], folder: Path) -> None:
             + "\n".join(differing)
             + "\nGive these settings (data, model) their former values, or begin anew in another output folder"
         )
+
+
+def _class_name(model: nn.Module) -> str:
+    """Of the class as it was loaded: FSDP 2 makes one of its own of it, once the model is shared out."""
+    return next(cls.__name__ for cls in type(model).__mro__ if not issubclass(cls, FSDPModule))
 
 
 def _adapter(model: nn.Module) -> Any:

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 # Steps left out in a row after which `skip` gives up: a few bad rows do not come so thick.
 MOST_SKIPPED_IN_A_ROW = 10
+# Steps in a row that a gradient scaler leaves out, halving its scale each time: from 2^16 down to where every gradient
+# of a sound model has long been finite.
+MOST_OVERFLOWS_IN_A_ROW = 40
 # Names and places in a message; the file has all of them.
 SHOWN = 5
 
@@ -45,11 +48,12 @@ class StepGuard:
         skipped: steps left out so far.
         skipped_in_a_row: of those, the last without a good one between them.
         spikes: steps so far with a loss or a gradient far beyond those before.
+        overflows_in_a_row: steps with a gradient that is not finite, the last without another between them.
     """
 
     def __init__(self, args: LeanConfig) -> None:
         self.on_nonfinite, self.on_spike = args.on_nonfinite, args.on_spike
-        self.skipped = self.skipped_in_a_row = self.spikes = 0
+        self.skipped = self.skipped_in_a_row = self.spikes = self.overflows_in_a_row = 0
         self._detector = SpikeDetector(args.spike_threshold, args.spike_window)
         self.begin([])
 
@@ -84,6 +88,8 @@ class StepGuard:
         loss, known_norm = self._read(trainer, norm)
         # A gradient that overflows is what a gradient scaler looks for: it leaves the step out, and scales less.
         scaled = trainer.accelerator.scaler is not None
+        self.overflows_in_a_row = 0 if math.isfinite(known_norm) else self.overflows_in_a_row + 1
+        scaled = scaled and self.overflows_in_a_row < MOST_OVERFLOWS_IN_A_ROW  # it does not help
         if not math.isfinite(loss) or not (math.isfinite(known_norm) or scaled):
             self._refuse(trainer, loss, known_norm)
             return False, known_norm
@@ -114,6 +120,7 @@ class StepGuard:
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "spikes": self.spikes,
+            "overflows_in_a_row": self.overflows_in_a_row,
             "detector": self._detector.state_dict(),
         }
 
@@ -122,6 +129,7 @@ class StepGuard:
         self.skipped = state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.spikes = state["spikes"]
+        self.overflows_in_a_row = state["overflows_in_a_row"]
         self._detector.load_state_dict(state["detector"])
 
     def _read(self, trainer: GuardedTrainer, norm: Tensor | float | None) -> tuple[float, float]:

@@ -28,15 +28,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from holdfast.errors import CheckpointError
-from holdfast.files import (
-    HEAD,
-    PICKLES,
-    begins_as_safetensors,
-    pickle_kind,
-    retried,
-    sha256_of,
-    sync,
-)
+from holdfast.file_kinds import HEAD, PICKLES, begins_as_safetensors, pickle_kind
+from holdfast.files import retried, sha256_of, sync
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers import TrainingArguments
 
 from holdfast.errors import CheckpointError, ConfigError
 from holdfast.ranks import once
@@ -35,7 +36,7 @@ def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[
     Raises:
         ConfigError: it steps something that is no parameter of the model.
     """
-    names = {id(parameter): _plain_name(name) for name, parameter in model.named_parameters()}
+    names = {id(parameter): plain_name(name) for name, parameter in model.named_parameters()}
     try:
         return [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
     except KeyError:
@@ -173,7 +174,14 @@ def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return value
 
 
-def _plain_name(name: str) -> str:
+def moments_saved(args: TrainingArguments) -> int:
+    """Numbers that a checkpoint holds of each trained weight beside it, as far as that is certain."""
+    adam = args.optim in ("adamw_torch", "adamw_torch_fused")
+    return 2 if adam and not args.save_only_model else 0
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what wraps its module."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name

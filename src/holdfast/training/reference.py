@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from holdfast.files import cache_folder, replacing
@@ -56,21 +56,35 @@ def _with_logps(trainer: LeanTrainer, dataset: Any, key: str, batch_size: int | 
         columns = {"chosen": scores.chosen.clone(), "rejected": scores.rejected.clone()}
         if trainer.is_world_process_zero():
             with replacing(path) as beside:
-                save_file(columns, beside)
+                save_file(columns, beside, metadata={"sha256": _digest(columns)})
     return dataset.add_column("reference_chosen", columns["chosen"].tolist()).add_column(
         "reference_rejected", columns["rejected"].tolist()
     )
 
 
 def _cached(path: Path) -> dict[str, Tensor] | None:
-    """What the cache holds; a file that cannot be read is computed again, and said so."""
+    """What the cache holds; a file that cannot be read, or is not as it was written, is computed again, and said so."""
     if not path.is_file():
         return None
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        logger.warning("the cached reference '%s' cannot be read (%s); computing it again", path, error)
-        return None
+        with safe_open(path, framework="pt") as file:
+            columns = {name: file.get_tensor(name) for name in ("chosen", "rejected")}
+            known = (file.metadata() or {}).get("sha256")
+    except (SafetensorError, OSError) as error:
+        fault = str(error)
+    else:
+        if known == _digest(columns):
+            return columns
+        fault = "it does not have the SHA-256 that it was written with"
+    logger.warning("the cached reference '%s' cannot be used (%s); computing it again", path, fault)
+    return None
+
+
+def _digest(columns: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        digest.update(columns[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def reference_key(model: nn.Module, dataset: Any, precision: str) -> str:

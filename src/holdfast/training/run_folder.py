@@ -31,16 +31,21 @@ class RunFolder:
         self.store = CheckpointStore(path)
         self._lock = RunLock(path)
 
-    def hold(self) -> None:
+    def hold(self) -> bool:
         """Take the folder, unless it is ours already, and put right what a killed run left in it.
+
+        Returns:
+            whether it was not ours before.
 
         Raises:
             FolderInUse: another run holds it.
             CheckpointError: it cannot be written to.
         """
-        if not self._lock.held:
-            self._lock.acquire()
-            self.store.recover(self._lock)
+        if self._lock.held:
+            return False
+        self._lock.acquire()
+        self.store.recover(self._lock)
+        return True
 
     def release(self) -> None:
         """Let the folder go."""

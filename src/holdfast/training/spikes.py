@@ -18,6 +18,8 @@ from typing import Any
 
 # Values before the first is judged.
 WARM_UP = 5
+# Of which the median is taken anew at every step.
+LONGEST_WINDOW = 10_000
 # A normal distribution's standard deviation, in units of its median absolute deviation.
 DEVIATIONS_PER_MAD = 1.4826
 

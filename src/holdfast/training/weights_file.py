@@ -59,8 +59,7 @@ def require_saved(model: nn.Module) -> None:
         return
     saved = {_address(tensor) for tensor in own_weights(model).values()}
     for name, parameter in model.named_parameters():
-        plain = not isinstance(parameter, DTensor) and not parameter.is_meta
-        if parameter.requires_grad and plain and _address(parameter) not in saved:
+        if parameter.requires_grad and not parameter.is_meta and _address(parameter) not in saved:
             raise ConfigError(
                 f"'{name}' is trained, and is not in the adapter: a checkpoint would lose it. List its module in "
                 "`modules_to_save`, freeze it, or set save_strategy: no"
@@ -186,7 +185,9 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Where it lies in memory; of one that is shared out, this process's part."""
+    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return own.untyped_storage().data_ptr()
 
 
 @contextmanager
