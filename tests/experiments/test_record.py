@@ -10,7 +10,6 @@ import pytest
 from holdfast.errors import CheckpointError
 from holdfast.experiments.record import (
     environment,
-    folder_digest,
     hub_commit,
     read_record,
     without_keys,
@@ -82,17 +81,6 @@ def test_keys_reach_no_record(tmp_path: Path) -> None:
 
 def test_the_environment_names_no_host_and_no_user() -> None:
     assert environment().keys() == {"versions", "device", "devices", "threads", "started"}
-
-
-def test_a_folder_is_its_files(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"1")
-    first = folder_digest(tmp_path)
-    (tmp_path / "notes.txt").write_text("not the model's")
-    assert folder_digest(tmp_path) == first
-    (tmp_path / "config.json").write_text("{}")
-    second = folder_digest(tmp_path)
-    (tmp_path / "config.json").rename(tmp_path / "other.json")
-    assert len({first, second, folder_digest(tmp_path)}) == 3
 
 
 def test_the_commit_of_a_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

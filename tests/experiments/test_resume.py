@@ -10,7 +10,6 @@ import pytest
 
 from holdfast.errors import CheckpointError
 from holdfast.experiments.config import AdapterSection, DataSection, ModelSection
-from holdfast.experiments.record import folder_digest
 from holdfast.experiments.resume import (
     SECTIONS_MAY_CHANGE,
     STAGES_MAY_CHANGE,
@@ -20,6 +19,7 @@ from holdfast.experiments.resume import (
     saved_digest,
 )
 from holdfast.experiments.stage_settings import stage_keys
+from holdfast.models.folder import folder_digest
 from holdfast.training.config import PreferenceConfig, SFTConfig
 from holdfast.training.fingerprint import OPTIMIZATION
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from holdfast.errors import ModelError
 from holdfast.models.folder import (
     differing_shapes,
+    folder_digest,
     folder_of,
     pickles_in,
     read_object,
@@ -79,3 +80,14 @@ def test_objects_and_names(tmp_path: Path) -> None:
     assert folder_of("me/mine") is None
     assert folder_of("~nobody-of-this-name/x") is None
     assert folder_of("x" * 5000) is None
+
+
+def test_a_folder_is_its_files(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    first = folder_digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("not the model's")
+    assert folder_digest(tmp_path) == first
+    (tmp_path / "config.json").write_text("{}")
+    second = folder_digest(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "other.json")
+    assert len({first, second, folder_digest(tmp_path)}) == 3

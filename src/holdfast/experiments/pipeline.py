@@ -22,7 +22,6 @@ from holdfast.experiments.disk import require_room
 from holdfast.experiments.held_out import load_scores, save_scores
 from holdfast.experiments.record import (
     environment,
-    folder_digest,
     hub_commit,
     without_keys,
     write_record,
@@ -32,6 +31,7 @@ from holdfast.experiments.rows import RunRows, prepare_stages, read_run_rows
 from holdfast.experiments.run_folder import METRICS, QUARANTINE, RECORD, SCORES, RunFolder
 from holdfast.experiments.verdict import as_record, changes, verdict
 from holdfast.models.export import save_final
+from holdfast.models.folder import folder_digest
 from holdfast.models.loading import DTYPES
 from holdfast.models.remote_code import code_digest
 from holdfast.models.tiny import tiny_model

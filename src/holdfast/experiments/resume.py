@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import CheckpointError
-from holdfast.experiments.record import folder_digest
 from holdfast.experiments.values import shown
+from holdfast.models.folder import folder_digest
 
 Record = Mapping[str, Any]
 

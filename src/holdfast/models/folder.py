@@ -5,6 +5,7 @@ Everything here reads headers and small files; no weight is read, and nothing is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -28,6 +29,18 @@ def folder_of(name: str) -> Path | None:
     """The folder that a model's name is the path of; None for a name on the hub."""
     path = os.path.expanduser(name)
     return Path(path) if os.path.isdir(path) else None
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a model folder's weights, configuration, tokenizer and chat template."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja", ".model"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def require_sound_folder(folder: Path) -> None:
