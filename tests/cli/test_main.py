@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -54,3 +55,19 @@ def test_mendable_errors_are_one_message_and_exit_code_2(
         main()
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_message_whatever_was_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "metrics.jsonl"))
+
+    monkeypatch.setattr("holdfast.cli.run.write_run_report", full)
+    monkeypatch.setattr(sys, "argv", ["holdfast", "report", "runs/a"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "metrics.jsonl' cannot be written: No space left on device" in said
+    assert "Traceback" not in said

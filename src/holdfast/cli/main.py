@@ -9,12 +9,15 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from holdfast import __version__
-from holdfast.errors import HoldfastError, Interrupted, PeerError
+from holdfast.cli.eval import app as eval_group
+from holdfast.cli.eval_tasks import register as register_tasks
+from holdfast.errors import ConfigError, HoldfastError, Interrupted, PeerError
+from holdfast.files import refusal
 from holdfast.reports.visible import visible
 
 LINES = "\n\t"  # what sets out a message
@@ -26,6 +29,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+register_tasks(eval_group)
+app.add_typer(eval_group)
 
 Overrides = Annotated[
     list[str] | None,
@@ -43,10 +48,30 @@ def run(
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything, estimate memory and time, and train nothing: exit code 0 if a run would start.",
+        ),
+    ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of a dry run: h100, h200, a100, 4090, ...", show_default="h100"),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(metavar="N", help="Of a dry run: that many.", show_default="1")
+    ] = None,
 ) -> None:
     """Rows in, aligned model and report out: the two stages of a YAML file."""
-    from holdfast.cli.run import run_pipeline
+    from holdfast.cli.run import run_dry, run_pipeline
 
+    if dry_run:
+        raise typer.Exit(
+            run_dry(config, overrides or [], gpu=gpu, gpus=gpus, overwrite=overwrite, resume=resume)
+        )
+    if gpu is not None or gpus is not None:
+        raise ConfigError("--gpu and --gpus belong to --dry-run: a run takes the GPUs there are")
     run_pipeline(config, overrides or [], overwrite=overwrite, resume=resume)
 
 
@@ -383,16 +408,26 @@ def main() -> None:
     try:
         app()
     except HoldfastError as error:
-        # Every process of a run is interrupted, and one of them says so; an error may be any one's alone.
-        of_another = isinstance(error, PeerError)
-        if not of_another and (not isinstance(error, Interrupted) or int(os.environ.get("RANK", 0)) == 0):
-            # a message may hold a name out of somebody's file: nothing in it is for the terminal to obey
-            typer.secho(f"error: {visible(str(error), keep=LINES)}", fg="red", err=True)
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            # The others have a moment to hear of it. Then at once: a process that lets go of the others bit by bit
-            # may be aborted when they are gone first, and its exit code lost.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            time.sleep(PARTING)
-            os._exit(error.exit_code)
-        sys.exit(error.exit_code)
+        _end(error)
+    except Exception as error:
+        full = refusal(error)
+        if full is None:
+            raise
+        _end(ConfigError(full))
+
+
+def _end(error: HoldfastError) -> NoReturn:
+    """Say what went wrong, and end with its exit code."""
+    # Every process of a run is interrupted, and one of them says so; an error may be any one's alone.
+    of_another = isinstance(error, PeerError)
+    if not of_another and (not isinstance(error, Interrupted) or int(os.environ.get("RANK", 0)) == 0):
+        # a message may hold a name out of somebody's file: nothing in it is for the terminal to obey
+        typer.secho(f"error: {visible(str(error), keep=LINES)}", fg="red", err=True)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # The others have a moment to hear of it. Then at once: a process that lets go of the others bit by bit may be
+        # aborted when they are gone first, and its exit code lost.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(PARTING)
+        os._exit(error.exit_code)
+    sys.exit(error.exit_code)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from holdfast.cli.quiet import quiet_libraries
-from holdfast.errors import Interrupted
+from holdfast.errors import ConfigError, Interrupted
+from holdfast.reports.visible import visible
 
 if TYPE_CHECKING:
     from holdfast.experiments.config import RunConfig
@@ -21,6 +22,39 @@ def run_pipeline(config: Path, overrides: Sequence[str], *, overwrite: bool, res
     from holdfast.experiments.config import load_config
 
     run_and_report(load_config(config, overrides), overwrite=overwrite, resume=resume)
+
+
+def run_dry(
+    config: Path,
+    overrides: Sequence[str],
+    *,
+    gpu: str | None,
+    gpus: int | None,
+    overwrite: bool,
+    resume: bool,
+) -> int:
+    """Say what a run would do and need, and what would refuse it; returns the exit code.
+
+    Raises:
+        ConfigError: settings that no run could have; `--resume`.
+    """
+    if resume:
+        raise ConfigError("--dry-run says what a new run would do; leave --resume out")
+    quiet_libraries()
+    from holdfast.experiments.config import load_config
+    from holdfast.experiments.dry_run import DEFAULT_GPU, dry_run
+    from holdfast.experiments.dry_run_words import words
+
+    settings = load_config(config, overrides)
+    found = dry_run(
+        settings,
+        gpu=DEFAULT_GPU if gpu is None else gpu,
+        gpus=1 if gpus is None else gpus,
+        overwrite=overwrite,
+    )
+    for line in words(found):
+        typer.echo(visible(line))
+    return 0 if found.would_start else ConfigError.exit_code
 
 
 def run_and_report(settings: RunConfig, *, overwrite: bool, resume: bool) -> None:

@@ -1,0 +1,351 @@
+"""What `holdfast eval mt_bench`, `arena_hard`, `pairwise` and `compare` do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from holdfast.cli.check import _console
+from holdfast.cli.quiet import quiet_libraries
+from holdfast.errors import ConfigError, DataError, Interrupted
+from holdfast.reports import evaluation_words as words
+from holdfast.reports.visible import visible
+
+if TYPE_CHECKING:
+    from holdfast.evaluation.client import Settings
+    from holdfast.evaluation.cost import CostEstimate
+    from holdfast.evaluation.generation import Generator, Request
+    from holdfast.evaluation.judged_run import Run
+    from holdfast.evaluation.results import Results
+
+UNKNOWN_ANSWER = "word " * 1000  # stands for an answer that is not written yet, in a dry run
+LISTED = 5  # ids named in the terminal of each kind of oddity
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a judged evaluation, as the command line has them."""
+
+    assets: str
+    model: str | None
+    answers: Path | None
+    judgments: Path | None
+    judge_url: str | None
+    judge_model: str | None
+    judge_key_env: str | None
+    judge_extra: str | None
+    model_id: str | None
+    output_dir: Path | None
+    dry_run: bool
+    rescore: bool
+    limit: int | None
+    judgings: int
+    missing_limit: float
+    concurrency: int
+    price_in: float | None
+    price_out: float | None
+    backend: str
+    model_url: str | None
+    model_key_env: str | None
+    batch_size: int
+    dtype: str
+    max_tokens: int | None
+    thinking: Any
+    seed: int
+    as_json: bool
+    baseline: Path | None = None
+    protocol: Any = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.answers is not None:
+            raise ConfigError("--model writes answers, --answers reads them: give one of the two")
+        if self.rescore and self.judge_url is not None:
+            raise ConfigError("--rescore asks nobody: leave --judge-url out")
+        if (self.price_in is None) != (self.price_out is None):
+            raise ConfigError("a cost needs both prices: --price-in and --price-out")
+        if not (self.rescore or self.dry_run or self.judge_url):
+            raise ConfigError(
+                "name the judge's server with --judge-url; or --rescore what is there, or --dry-run"
+            )
+        if self.backend == "server" and self.model is not None and self.model_url is None:
+            raise ConfigError("--backend server needs the server: --model-url")
+
+    def name(self) -> str:
+        """The model's name in the files."""
+        from holdfast.evaluation.mt_bench import stem_of
+
+        if self.model_id is not None:
+            return self.model_id
+        if self.answers is not None:
+            return self.answers.stem
+        if self.model is not None:
+            path = Path(self.model)
+            # the trained model of a run is in its `final`
+            return path.resolve().parent.name if path.name == "final" else stem_of(self.model)
+        raise ConfigError("name the model: --model, --answers, or --model-id with --judgments")
+
+    def folder(self, benchmark: str) -> Path:
+        """Where everything goes."""
+        return self.output_dir or Path("runs") / f"eval-{benchmark}-{self.name()}"
+
+
+def show_mt_bench(options: Options) -> None:
+    """Run, print and write MT-Bench."""
+    from holdfast.evaluation.judged_run import run_mt_bench, talk_answers
+    from holdfast.evaluation.mt_bench import (
+        JUDGE,
+        JUDGE_SETTINGS,
+        generation_questions,
+        load_mt_bench,
+        rating_calls,
+    )
+
+    quiet_libraries()
+    judge_model = options.judge_model or JUDGE
+    bench = load_mt_bench(options.assets, judge_model, limit=options.limit)
+    with _guarded(options, "mt_bench") as stack:
+        run = _run(options, "mt_bench", judge_model, JUDGE_SETTINGS, stack)
+        if options.dry_run:
+            answers = talk_answers(bench, replace(run, generator=None))
+            if answers is None:
+                texts = {question.id: (UNKNOWN_ANSWER, UNKNOWN_ANSWER) for question in bench.questions}
+                answers = _unknown_talk(run.model, texts)
+                typer.echo(_to_generate(len(generation_questions(bench)) * 2))
+            requests = [
+                call.request
+                for judging in range(1, run.judgings + 1)
+                for call in rating_calls(bench, answers, run.judge, judging)
+            ]
+            _show_cost(options, run, requests)
+            return
+        _finish(options, run_mt_bench(bench, run), run.folder)
+
+
+def show_arena(options: Options) -> None:
+    """Run, print and write Arena-Hard."""
+    from holdfast.evaluation.arena_hard import BASELINE_V01, load_arena
+    from holdfast.evaluation.arena_run import run_arena
+    from holdfast.evaluation.assets import assets_folder, find_file
+
+    quiet_libraries()
+    arena = load_arena(options.assets, limit=options.limit, protocol=options.protocol)
+    baseline = options.baseline
+    if baseline is None:
+        folder = assets_folder(options.assets, ["model_answer/*.jsonl"])
+        baseline = find_file(folder, [f"model_answer/{BASELINE_V01}.jsonl"])
+    with _guarded(options, "arena_hard") as stack:
+        run = _run(options, "arena_hard", options.judge_model or arena.judge, arena.settings, stack)
+        if options.dry_run:
+            _show_arena_cost(options, arena, run, baseline)
+            return
+        name = None if baseline is not None else BASELINE_V01
+        _finish(options, run_arena(arena, run, baseline, name), run.folder)
+
+
+def show_pairwise(options: Options) -> None:
+    """Run, print and write a comparison of two runs by a judge."""
+    from holdfast.evaluation.arena_hard import load_arena
+    from holdfast.evaluation.arena_run import run_pairwise
+
+    quiet_libraries()
+    if options.judge_model is None:
+        raise ConfigError("name the judge with --judge-model")
+    arena = load_arena(options.assets, limit=options.limit, own_prompt=True)
+    assert options.baseline is not None
+    with _guarded(options, "pairwise") as stack:
+        run = _run(options, "pairwise", options.judge_model, arena.settings, stack)
+        if options.dry_run:
+            _show_arena_cost(options, arena, run, options.baseline)
+            return
+        _finish(options, run_pairwise(arena, run, options.baseline), run.folder)
+
+
+def show_comparison(
+    first: Path, second: Path, *, difference: float | None, html: Path | None, seed: int, as_json: bool
+) -> None:
+    """Compare two evaluations, print it, and write the page."""
+    from holdfast.evaluation.comparison import compare
+    from holdfast.evaluation.results import read_results
+    from holdfast.reports.evaluation import write_flips
+
+    found = compare(read_results(first), read_results(second), difference=difference, seed=seed).as_record()
+    if as_json:
+        typer.echo(json.dumps(found, allow_nan=False))
+    else:
+        console = _console()
+        for line in words.comparison(found):
+            console.print(Text(visible(line)))
+    folder = second if second.is_dir() else second.parent
+    page = write_flips(html or folder / "comparison.html", found, first, second)
+    typer.echo(f"page: {page}", err=as_json)
+
+
+# --- pieces --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _guarded(options: Options, benchmark: str) -> Iterator[ExitStack]:
+    """What is open in a run is closed; a signal, and a disk that refuses, become one message."""
+    folder = options.folder(benchmark)
+    try:
+        with ExitStack() as stack:
+            yield stack
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "the evaluation was stopped",
+            f"what there is of it is in '{folder}': the same command goes on from there",
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"'{error.filename or folder}' cannot be read or written: {error.strerror or error}"
+        ) from error
+
+
+def _run(options: Options, benchmark: str, judge_model: str, settings: Settings, stack: ExitStack) -> Run:
+    """The run that the options ask for; its servers are closed with `stack`."""
+    from holdfast.evaluation.client import ChatClient
+    from holdfast.evaluation.judged_run import LazyGenerator, Run
+    from holdfast.evaluation.judging import Judge
+    from holdfast.evaluation.openai_backend import ServerGenerator
+
+    asks = None
+    if options.judge_url is not None and not options.dry_run:
+        client = ChatClient(
+            options.judge_url, judge_model, api_key_env=options.judge_key_env, concurrency=options.concurrency
+        )
+        asks = ServerGenerator(stack.enter_context(client))
+    generator = None
+    if options.model is not None and not options.rescore and not options.dry_run:
+        model = options.model
+        generator = LazyGenerator(model, lambda: _generator(options, model, stack))
+    return Run(
+        folder=options.folder(benchmark),
+        model=options.name(),
+        judge=Judge(judge_model, replace(settings, extra=_extra(options.judge_extra)), asks),
+        generator=generator,
+        answers=options.answers,
+        judgments=options.judgments,
+        judgings=options.judgings,
+        missing_limit=options.missing_limit,
+        answer_tokens=options.max_tokens,
+        thinking=options.thinking,
+        seed=options.seed,
+    )
+
+
+def _extra(text: str | None) -> dict[str, Any]:
+    """Keys of a request's body that the user sets."""
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--judge-extra is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError('--judge-extra must be a JSON object: {"key": value}')
+    return found
+
+
+def _generator(options: Options, model: str, stack: ExitStack) -> Generator:
+    if options.backend == "server":
+        from holdfast.evaluation.client import ChatClient
+        from holdfast.evaluation.openai_backend import ServerGenerator
+
+        assert options.model_url is not None
+        client = ChatClient(
+            options.model_url, model, api_key_env=options.model_key_env, concurrency=options.concurrency
+        )
+        return ServerGenerator(stack.enter_context(client))
+    if options.backend == "vllm":
+        from holdfast.evaluation.vllm_backend import VllmGenerator
+
+        return VllmGenerator(model, dtype=options.dtype)
+    from holdfast.evaluation.transformers_backend import TransformersGenerator
+
+    return TransformersGenerator.load(model, dtype=options.dtype, batch_size=options.batch_size)
+
+
+def _unknown_talk(model: str, texts: dict[Any, tuple[str, str]]) -> Any:
+    from holdfast.evaluation.assets import Keyed
+    from holdfast.evaluation.mt_bench import TalkAnswers
+
+    return TalkAnswers(model, texts, Keyed({}, [], [], []))
+
+
+def _show_arena_cost(options: Options, arena: Any, run: Run, baseline: Path | None) -> None:
+    from holdfast.evaluation.arena_hard import read_arena_answers
+    from holdfast.evaluation.arena_judging import game_calls
+    from holdfast.evaluation.arena_run import arena_answers
+
+    unknown = {question.id: UNKNOWN_ANSWER for question in arena.questions}
+    answers = arena_answers(arena, replace(run, generator=None))
+    if answers is None:
+        typer.echo(_to_generate(len(unknown)))
+    other = None if baseline is None else read_arena_answers(baseline, arena)
+    requests = [
+        call.request
+        for judging in range(1, run.judgings + 1)
+        for call in game_calls(
+            arena,
+            run.judge,
+            unknown if other is None else other.texts,
+            unknown if answers is None else answers.texts,
+            judging,
+        )
+    ]
+    if arena.attempts > 1:
+        typer.echo("a judge that gives no label is asked once more, which is not counted here")
+    _show_cost(options, run, requests)
+
+
+def _to_generate(answers: int) -> str:
+    return (
+        f"{answers} answers are to be written first; here each stands as {len(UNKNOWN_ANSWER) // 4:,} tokens"
+    )
+
+
+def _show_cost(options: Options, run: Run, requests: Sequence[Request]) -> None:
+    from holdfast.evaluation.cost import Prices, estimate_cost, token_counter
+    from holdfast.evaluation.judging import unpaid
+
+    prices = None
+    if options.price_in is not None and options.price_out is not None:
+        prices = Prices(options.price_in, options.price_out)
+    estimate: CostEstimate = estimate_cost(unpaid(requests, run.folder), token_counter(), prices)
+    typer.echo(json.dumps(asdict(estimate)) if options.as_json else estimate.words())
+
+
+def _finish(options: Options, results: Results, folder: Path) -> None:
+    """Print what was found, and write the page."""
+    from holdfast.reports.evaluation import write_evaluation
+
+    found = asdict(results)
+    if options.as_json:
+        typer.echo(json.dumps(found, allow_nan=False))
+    else:
+        render_results(found, _console())
+    typer.echo(f"saved: {folder / 'results.json'}", err=options.as_json)
+    typer.echo(f"page: {write_evaluation(folder)}", err=options.as_json)
+
+
+def render_results(found: dict[str, Any], console: Console) -> None:
+    """Print the scores, what is missing, and why the name is what it is; texts of files are shown harmlessly."""
+    console.print(Text(visible(words.headline(found)), "bold"))
+    for line in words.score_lines(found["scores"][1:]):
+        console.print(Text(f"  {visible(line)}"))
+    for line in words.missing_lines(found["missing"], LISTED):
+        console.print(Text(visible(line), "yellow"))
+    for note in found["notes"]:
+        console.print(Text(visible(note), "dim"))
+    if found["why_not_official"]:
+        console.print(Text("custom, because of:", "dim"))
+        for reason in found["why_not_official"]:
+            console.print(Text(f"- {visible(reason)}", "dim"))
