@@ -13,7 +13,7 @@ Script = Callable[[Request], str | None]
 class Scripted:
     """Answers what `script` says of a request; None is a failure of that request. `asked` counts the requests."""
 
-    model = "scripted"
+    model = identity = "scripted"
 
     def __init__(self, script: Script, *, finish_reason: str = "stop") -> None:
         self._script = script

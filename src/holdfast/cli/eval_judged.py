@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from holdfast.cli.check import _console
+from holdfast.cli.eval_backend import Answerer
 from holdfast.cli.quiet import quiet_libraries
 from holdfast.errors import ConfigError, DataError, Interrupted
 from holdfast.reports import evaluation_words as words
@@ -22,7 +23,7 @@ from holdfast.reports.visible import visible
 if TYPE_CHECKING:
     from holdfast.evaluation.client import Settings
     from holdfast.evaluation.cost import CostEstimate
-    from holdfast.evaluation.generation import Generator, Request
+    from holdfast.evaluation.generation import Request
     from holdfast.evaluation.judged_run import Run
     from holdfast.evaluation.results import Results
 
@@ -75,8 +76,6 @@ class Options:
             raise ConfigError(
                 "name the judge's server with --judge-url; or --rescore what is there, or --dry-run"
             )
-        if self.backend == "server" and self.model is not None and self.model_url is None:
-            raise ConfigError("--backend server needs the server: --model-url")
 
     def name(self) -> str:
         """The model's name in the files."""
@@ -224,8 +223,16 @@ def _run(options: Options, benchmark: str, judge_model: str, settings: Settings,
         asks = ServerGenerator(stack.enter_context(client))
     generator = None
     if options.model is not None and not options.rescore and not options.dry_run:
-        model = options.model
-        generator = LazyGenerator(model, lambda: _generator(options, model, stack))
+        answerer = Answerer(
+            options.model,
+            options.backend,
+            options.model_url,
+            options.model_key_env,
+            options.concurrency,
+            options.batch_size,
+            options.dtype,
+        )
+        generator = LazyGenerator(options.model, answerer.identity, lambda: answerer.open(stack))
     return Run(
         folder=options.folder(benchmark),
         model=options.name(),
@@ -252,25 +259,6 @@ def _extra(text: str | None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError('--judge-extra must be a JSON object: {"key": value}')
     return found
-
-
-def _generator(options: Options, model: str, stack: ExitStack) -> Generator:
-    if options.backend == "server":
-        from holdfast.evaluation.client import ChatClient
-        from holdfast.evaluation.openai_backend import ServerGenerator
-
-        assert options.model_url is not None
-        client = ChatClient(
-            options.model_url, model, api_key_env=options.model_key_env, concurrency=options.concurrency
-        )
-        return ServerGenerator(stack.enter_context(client))
-    if options.backend == "vllm":
-        from holdfast.evaluation.vllm_backend import VllmGenerator
-
-        return VllmGenerator(model, dtype=options.dtype)
-    from holdfast.evaluation.transformers_backend import TransformersGenerator
-
-    return TransformersGenerator.load(model, dtype=options.dtype, batch_size=options.batch_size)
 
 
 def _unknown_talk(model: str, texts: dict[Any, tuple[str, str]]) -> Any:

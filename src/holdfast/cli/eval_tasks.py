@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +22,10 @@ from holdfast.cli.eval import (
     OutputDir,
     Seed,
 )
+from holdfast.cli.eval_backend import Answerer
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from holdfast.evaluation.generation import Generator
     from holdfast.evaluation.results import Results
 
 ALL_MATHS = "gsm8k,math_500,aime24,amc23"
@@ -36,55 +36,6 @@ Template = Annotated[
 FirstQuestions = Annotated[
     int | None, typer.Option("--limit", min=1, help="The first so many questions of each task.")
 ]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Who answers, as the command line has it."""
-
-    model: str | None
-    backend: str
-    model_url: str | None
-    model_key_env: str | None
-    concurrency: int
-    batch_size: int
-    dtype: str
-    chat_template: str | None
-
-    def __post_init__(self) -> None:
-        if self.model is None:
-            raise ConfigError("which model? --model FOLDER, or a hub name")
-        if (self.backend == "server") != (self.model_url is not None):
-            raise ConfigError("a server is asked with --backend server and --model-url, both")
-
-    def open(self, stack: ExitStack) -> Generator:
-        """What answers, until the stack is left."""
-        assert self.model is not None
-        if self.model_url is not None:
-            from holdfast.evaluation.client import ChatClient
-            from holdfast.evaluation.openai_backend import ServerGenerator
-
-            client = ChatClient(
-                self.model_url, self.model, api_key_env=self.model_key_env, concurrency=self.concurrency
-            )
-            return ServerGenerator(stack.enter_context(client))
-        if self.backend == "vllm":
-            from holdfast.evaluation.vllm_backend import VllmGenerator
-
-            return VllmGenerator(self.model, dtype=self.dtype, chat_template=self.chat_template)
-        from holdfast.cli.quiet import quiet_libraries
-
-        quiet_libraries()
-        from holdfast.evaluation.transformers_backend import TransformersGenerator
-
-        return TransformersGenerator.load(
-            self.model, dtype=self.dtype, batch_size=self.batch_size, chat_template=self.chat_template
-        )
-
-    def folder(self, task: str) -> Path:
-        """Where results go by default."""
-        assert self.model is not None
-        return _folder(task, self.model)
 
 
 def register(group: typer.Typer) -> None:
@@ -135,13 +86,15 @@ def figfont(
         return
     if output is not None:
         raise ConfigError("--output is the file of --make-rows; an evaluation's folder is --output-dir")
-    asked = Asked(model, backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template)
+    answerer = Answerer(
+        _named(model), backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template
+    )
     from holdfast.evaluation.samples import run_task
 
     task = figfont_task(rows, seed=seed, words=own)
-    folder = output_dir or asked.folder("figfont")
+    folder = output_dir or _folder("figfont", answerer.model)
     with ExitStack() as stack:
-        _show(run_task(task, asked.open(stack), folder, seed=seed), folder, as_json)
+        _show(run_task(task, answerer.open(stack), folder, seed=seed), folder, as_json)
 
 
 def maths(
@@ -185,7 +138,9 @@ def maths(
     from holdfast.evaluation.samples import run_task
     from holdfast.evaluation.verifier import require_verifier
 
-    asked = Asked(model, backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template)
+    answerer = Answerer(
+        _named(model), backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template
+    )
     require_verifier()
     put = prompt_of(prompt)
     sets = {}
@@ -207,9 +162,9 @@ def maths(
         )
     if not sets:
         raise ConfigError(f"--tasks names none; the benchmarks are {ALL_MATHS}")
-    folder = output_dir or asked.folder("maths")
+    folder = output_dir or _folder("maths", answerer.model)
     with ExitStack() as stack:
-        generator = asked.open(stack)
+        generator = answerer.open(stack)
         for name, task in sets.items():
             _show(run_task(task, generator, folder / name, seed=seed), folder / name, as_json)
 
@@ -261,6 +216,12 @@ def lm_eval(
 
 def _listed(names: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+
+
+def _named(model: str | None) -> str:
+    if model is None:
+        raise ConfigError("which model? --model FOLDER, or a hub name")
+    return model
 
 
 def _folder(task: str, model: str) -> Path:

@@ -45,10 +45,14 @@ class Generator(Protocol):
 
     Attributes:
         model: its name, for records.
+        identity: what its answers depend on besides the requests; what another one answered is never taken for its own.
     """
 
     @property
     def model(self) -> str: ...
+
+    @property
+    def identity(self) -> str: ...
 
     def answer(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """Call `keep` or `fail` once for each request, in any order, from any thread, as soon as it is answered.
@@ -72,9 +76,9 @@ class Collected:
     failed: dict[Hashable, str] = field(default_factory=dict)
 
 
-def request_digest(model: str, request: Request) -> str:
+def request_digest(identity: str, request: Request) -> str:
     """32 hexadecimal digits of what is asked of whom, and how."""
-    asked = [model, list(request.messages), request.settings.as_dict()]
+    asked = [identity, list(request.messages), request.settings.as_dict()]
     return blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -117,7 +121,7 @@ def collect(
         DataError: two requests share a key, or a row in the journal answers another request of this key.
         HoldfastError: too many requests failed in a row.
     """
-    digests = {request.key: request_digest(generator.model, request) for request in requests}
+    digests = {request.key: request_digest(generator.identity, request) for request in requests}
     if len(digests) < len(requests):
         raise DataError("two requests share a key, so their replies could not be told apart")
     if give_up_after < 1:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ GENERATION_FOLDER, MADE = "generation", "settings.json"
 class LazyGenerator:
     """A `Generator` that is made when something is asked of it: a run that only goes on with judging loads no model."""
 
-    def __init__(self, name: str, make: Callable[[], Generator]) -> None:
+    def __init__(self, name: str, identify: Callable[[], str], make: Callable[[], Generator]) -> None:
         self._name = name
+        self._identify = identify
         self._make = make
         self._made: Generator | None = None
 
@@ -58,6 +60,11 @@ class LazyGenerator:
     def model(self) -> str:
         """Its name."""
         return self._name
+
+    @cached_property
+    def identity(self) -> str:
+        """See `Generator`; found out when it is asked for."""
+        return self._identify()
 
     def answer(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """See `Generator`."""

@@ -24,6 +24,11 @@ class ServerGenerator:
         """The name that the server was asked for."""
         return self.client.model
 
+    @property
+    def identity(self) -> str:
+        """The same: a server says no more of its model."""
+        return self.client.model
+
     def answer(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """See `Generator`. What is under way when something raises, or at an interrupt, is paid for, and still kept."""
         if not requests:

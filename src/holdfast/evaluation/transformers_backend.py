@@ -32,6 +32,7 @@ from holdfast.errors import ConfigError, ModelError
 from holdfast.evaluation.client import CallError, Reply, Settings, Usage
 from holdfast.evaluation.generation import Fail, Keep, Request
 from holdfast.evaluation.generation_prompts import Prompt, PromptMaker
+from holdfast.evaluation.identity import model_identity
 from holdfast.models.loading import load_model, load_tokenizer, require_embedded
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class TransformersGenerator:
         batch_size: conversations answered together; halved for good where memory runs out.
         chat_template_kwargs: inputs of the chat template, such as `{"enable_thinking": False}`.
         name: for records; by default the folder or hub name that the model was loaded from.
+        identity: see `Generator`; by default the name, which does not tell a model from what it becomes by training.
 
     Raises:
         ConfigError: no batch size.
@@ -59,6 +61,7 @@ class TransformersGenerator:
         batch_size: int = 16,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
+        identity: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
@@ -67,6 +70,7 @@ class TransformersGenerator:
         self._model = model
         self._tokenizer = tokenizer
         self._name = name or model.config.name_or_path or type(model).__name__
+        self._identity = identity or self._name
         self._ends = _end_tokens(model, tokenizer)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._prompt = PromptMaker(tokenizer, context, chat_template_kwargs)
@@ -91,14 +95,31 @@ class TransformersGenerator:
         model = load_model(name, revision=revision, dtype=dtype)
         tokenizer = load_tokenizer(name, revision=revision, chat_template=chat_template)
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        identity = model_identity(
+            name,
+            revision=revision,
+            dtype=dtype,
+            chat_template=chat_template,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         return cls(
-            model, tokenizer, batch_size=batch_size, chat_template_kwargs=chat_template_kwargs, name=name
+            model,
+            tokenizer,
+            batch_size=batch_size,
+            chat_template_kwargs=chat_template_kwargs,
+            name=name,
+            identity=identity,
         )
 
     @property
     def model(self) -> str:
         """Its name."""
         return self._name
+
+    @property
+    def identity(self) -> str:
+        """See `Generator`."""
+        return self._identity
 
     def answer(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """See `Generator`. The longest prompts go first: what does not fit in memory shows at once.

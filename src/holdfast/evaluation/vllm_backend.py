@@ -9,6 +9,7 @@ from holdfast.errors import ConfigError, ModelError
 from holdfast.evaluation.client import CallError, Reply, Usage
 from holdfast.evaluation.generation import Fail, Keep, Request
 from holdfast.evaluation.generation_prompts import Prompt, PromptMaker
+from holdfast.evaluation.identity import model_identity
 from holdfast.models.loading import load_tokenizer, read_config, require_weights
 
 
@@ -50,6 +51,13 @@ class VllmGenerator:
         config = read_config(name, revision=revision).get_text_config()
         context = context or getattr(config, "max_position_embeddings", None)
         self._name = name
+        self._identity = model_identity(
+            name,
+            revision=revision,
+            dtype=dtype,
+            chat_template=chat_template,
+            chat_template_kwargs=chat_template_kwargs,
+        )
         self._together = together
         tokenizer = load_tokenizer(name, revision=revision, chat_template=chat_template)
         self._prompt = PromptMaker(tokenizer, context, chat_template_kwargs)
@@ -62,6 +70,11 @@ class VllmGenerator:
     def model(self) -> str:
         """Its name."""
         return self._name
+
+    @property
+    def identity(self) -> str:
+        """See `Generator`."""
+        return self._identity
 
     def answer(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """See `Generator`. Prompts that the model cannot read fail, as in `TransformersGenerator`."""
