@@ -89,7 +89,7 @@ def test_another_request_of_a_known_key_is_refused(tmp_path: Path, change: str) 
     if change == "settings":
         request = replace(request, settings=replace(SETTINGS, temperature=0.5))
     generator = Scripted(echo)
-    generator.model = "other" if change == "model" else generator.model  # type: ignore[misc]
+    generator.identity = "other" if change == "model" else generator.identity
     with (
         open_replies(tmp_path / "replies.jsonl") as replies,
         pytest.raises(DataError, match=r"another request of the key \(0, 'v1'\).*have changed"),
