@@ -227,7 +227,14 @@ def _quantized(args: LeanConfig) -> dict[str, Any] | None:
 
 def _require_trainable(model: nn.Module, args: LeanConfig, peft_config: Any) -> None:
     """See that quantized weights are what was asked for, and that something besides them is trained."""
-    if not is_quantized(model):
+    quantizer: Any = getattr(model, "hf_quantizer", None)  # of a model that was saved quantized, too
+    if quantizer is not None and not quantizer.is_trainable:
+        method = quantizer.quantization_config.quant_method
+        raise ModelError(
+            f"the model's weights are quantized by {getattr(method, 'value', method)}, through which nothing can be "
+            "trained: take the model as it was before"
+        )
+    if not is_quantized(model) and quantizer is None:
         if args.quantization is not None:
             raise ConfigError(
                 f"quantization: {args.quantization} is for a model given by name; this one is loaded already, and its "
@@ -237,7 +244,8 @@ def _require_trainable(model: nn.Module, args: LeanConfig, peft_config: Any) -> 
     if peft_config is None and not isinstance(model, PeftModel):
         raise ConfigError(
             "quantized weights are frozen, so there is nothing to train: give an adapter (`peft_config={}` is the "
-            "SLIME paper's; `adapter` in a run's YAML), or leave `quantization` out"
+            "SLIME paper's; `adapter` in a run's YAML), or take a model that is not quantized (and leave "
+            "`quantization` out)"
         )
     keep_trainable(model)
     sharded = parse_flag_from_env("ACCELERATE_USE_FSDP") or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
