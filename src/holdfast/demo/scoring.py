@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from scipy.stats import binomtest
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.demo.world import Answer, Task
+from holdfast.evaluation.statistics import bootstrap_mean
 
 # --- sampling ------------------------------------------------------------------------------------------
 
@@ -156,10 +156,8 @@ def bootstrap_interval(
 
     For means of no known distribution, such as log-prob drift. Where all values are equal it has no width.
     """
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.size == 0:
+    if not values:
         raise ValueError("no prompt was scored, so there is no mean")
-    generator = np.random.default_rng(seed)
-    means = sample[generator.integers(0, sample.size, size=(resamples, sample.size))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(sample.mean()), float(low), float(high))
+    found = bootstrap_mean(values, seed=seed, level=level, resamples=resamples)
+    known = found.interval
+    return Interval(found.value, *((found.value, found.value) if known is None else (known.low, known.high)))

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from holdfast.evaluation.statistics import paired_bootstrap
 from holdfast.training.scoring import PairScores
 
 # A smaller change of the chosen answers, in nats a token, is not worth a verdict, however sure it is.
@@ -90,23 +90,15 @@ def as_record(measured: list[Change]) -> list[dict[str, Any]]:
 
 
 def _change(name: str, unit: str, before: Array, after: Array, seed: int) -> Change:
-    difference = after - before
-    low = high = None
-    if len(difference) >= 10:
-        if np.ptp(difference) == 0:
-            low = high = float(difference[0])
-        else:
-            interval = stats.bootstrap(
-                (difference,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(seed)
-            ).confidence_interval
-            low, high = float(interval.low), float(interval.high)
+    found = paired_bootstrap(before, after, seed=seed)
+    interval = found.interval if found.n >= 10 else None
     return Change(
         name=name,
         unit=unit,
         before=float(before.mean()),
         after=float(after.mean()),
-        change=float(difference.mean()),
-        low=low,
-        high=high,
-        pairs=len(difference),
+        change=found.value,
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+        pairs=found.n,
     )
