@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerBase
 
 from holdfast.data.check_summary import summary
 from holdfast.data.examine import checker
-from holdfast.data.intake import take_in
 from holdfast.errors import ConfigError, FolderInUse, HoldfastError, ModelError
 from holdfast.experiments.arguments import StageArguments, stage_arguments
 from holdfast.experiments.config import RunConfig
@@ -37,12 +36,18 @@ from holdfast.experiments.estimate_memory import (
 from holdfast.experiments.estimate_model import model_without_weights
 from holdfast.experiments.estimate_shape import DecoderShape, decoder_shape
 from holdfast.experiments.estimate_work import forward_operations, operations, steps_of, work_of
-from holdfast.experiments.pipeline import _require_held_out
-from holdfast.experiments.rows import RunRows, _sides, prepare_stages, read_run_rows
+from holdfast.experiments.rows import (
+    RunRows,
+    prepare_stages,
+    read_run_rows,
+    require_held_out,
+    shared_out,
+    take_in_source,
+)
 from holdfast.experiments.run_folder import RunFolder
 from holdfast.models.adapters import attach_adapter, lora_config, train_in_float32
 from holdfast.training.config import PreferenceConfig
-from holdfast.training.preparation import Prepared, prepare_model, processes_of
+from holdfast.training.preparation import Prepared, prepare_model
 from holdfast.training.run_lock import LOCK, Holder
 
 DEFAULT_GPU = "h100"
@@ -112,7 +117,7 @@ class _Estimate:
             found.gap(WITHOUT_ROWS)
         else:
             found.rows = rows.summary()
-            found.asked(lambda: _require_held_out(rows, self.args))
+            found.asked(lambda: require_held_out(rows, self.args.stages()))
             found.asked(lambda: self._tokenize(rows))
         for plan in found.stages:
             self._count(plan)
@@ -146,24 +151,16 @@ class _Estimate:
 
     def _texts_alone(self) -> None:
         """Without a tokenizer rows can still be read, checked and shared out."""
-        found, data = self.found, self.found.config.data
+        found = self.found
         own = self.args.align or self.args.sft
         assert own is not None
         kind: Any = "sft" if self.args.align is None else "preference"
 
         def sides() -> dict[str, Any]:
-            intake = take_in(
-                data.source,
-                checker(kind, seed=found.config.seed),
-                format=data.format,
-                split=data.split,
-                revision=data.revision,
-                num_proc=processes_of(own),
-                cache_dir=own.cache_dir,
-            )
-            intake.require(data.validation)
+            intake = take_in_source(found.config, own, checker(kind, seed=found.config.seed))
+            intake.require(found.config.data.validation)
             found.rows = summary(intake.report)
-            return _sides(found.config, intake)
+            return shared_out(found.config, intake)
 
         shared = found.asked(sides)
         if shared is None:
@@ -290,7 +287,7 @@ def _for_gpu(config: RunConfig) -> RunConfig:
 def _require_folder(config: RunConfig, args: StageArguments, path: Path, overwrite: bool) -> None:
     """See that the run could have its folder, without taking it."""
     _require_idle(path)
-    RunFolder(path, overwrite=overwrite)._look()
+    RunFolder(path, overwrite=overwrite).look()
     there = path
     while not there.exists():
         there = there.parent

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import ConfigError, HoldfastError, Interrupted
+from holdfast.errors import HoldfastError, Interrupted
 from holdfast.experiments.arguments import StageArguments, effective_settings, stage_arguments
 from holdfast.experiments.config import RunConfig
 from holdfast.experiments.disk import require_room
@@ -27,7 +27,7 @@ from holdfast.experiments.record import (
     write_record,
 )
 from holdfast.experiments.resume import require_same, require_saved, saved_digest
-from holdfast.experiments.rows import RunRows, prepare_stages, read_run_rows
+from holdfast.experiments.rows import RunRows, prepare_stages, read_run_rows, require_held_out
 from holdfast.experiments.run_folder import METRICS, QUARANTINE, RECORD, SCORES, RunFolder
 from holdfast.experiments.verdict import as_record, changes, verdict
 from holdfast.models.export import save_final
@@ -119,7 +119,7 @@ class _Course:
         rows = read_run_rows(self.config, self.args.sft, self.args.align)
         for line in rows.summary():
             self.say(line)
-        _require_held_out(rows, self.args)
+        require_held_out(rows, self.args.stages())
         self.record["data"] = rows.record() | self._data_commit()
         if self.config.model.name is not None:
             self.record["start"] = once(self._named_start)
@@ -341,15 +341,6 @@ class _Course:
 
 def _silence(line: str) -> None:
     """What processes other than the first say."""
-
-
-def _require_held_out(rows: RunRows, args: StageArguments) -> None:
-    for stage, own in args.stages().items():
-        if (own.eval_strategy != "no" or own.eval_on_start) and not rows.sides.get("held_out"):
-            raise ConfigError(
-                f"{stage}.eval_strategy: no row is held out to evaluate on ({sum(map(len, rows.sides.values()))} rows, "
-                "shared out by prompt): raise data.eval_fraction, or leave eval_strategy out"
-            )
 
 
 def _start_of(folder: Path) -> dict[str, Any]:

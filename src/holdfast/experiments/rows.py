@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from holdfast.data.examine import Checker, checker
 from holdfast.data.intake import Intake, fingerprint, take_in
 from holdfast.data.records import PreferenceRecord, Record
 from holdfast.data.stored import StoredRows
-from holdfast.errors import DataError
+from holdfast.errors import ConfigError, DataError
 from holdfast.experiments.config import RunConfig
 from holdfast.models.loading import load_tokenizer, require_embedded, require_weights, vocabulary_of
 from holdfast.models.tiny import tiny_bpe_tokenizer
 from holdfast.ranks import once
-from holdfast.training.config import PreferenceConfig, SFTConfig
+from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 from holdfast.training.preparation import Prepared, checker_of, prepare_sft, prepared, processes_of
 
 
@@ -77,19 +78,7 @@ def read_run_rows(
     args = align_args or sft_args
     assert args is not None
     kind: Any = "sft" if align_args is None else "preference"
-
-    def take(work: Checker) -> Intake:
-        data = config.data
-        return take_in(
-            data.source,
-            work,
-            format=data.format,
-            split=data.split,
-            revision=data.revision,
-            num_proc=processes_of(args),
-            cache_dir=args.cache_dir,
-        )
-
+    take = partial(take_in_source, config, args)
     if config.model.from_scratch is None:
         assert config.model.name is not None
         require_weights(config.model.name)
@@ -107,7 +96,7 @@ def read_run_rows(
         texts.require(
             "lenient"
         )  # the tokenizer needs good rows; the bad ones are reported with the others below
-        sides = _sides(config, texts)
+        sides = shared_out(config, texts)
         training = [record for name in ("sft", "align") for record in sides.get(name, [])]
         scratch = config.model.from_scratch
         tokenizer = once(
@@ -120,7 +109,21 @@ def read_run_rows(
         vocabulary = len(tokenizer)
     intake = take(checker_of(kind, tokenizer, args, vocabulary))
     intake.require(config.data.validation)
-    return RunRows(intake, _sides(config, intake), tokenizer)
+    return RunRows(intake, shared_out(config, intake), tokenizer)
+
+
+def take_in_source(config: RunConfig, args: LeanConfig, work: Checker) -> Intake:
+    """Every row of the source, checked (and tokenized) by `work`; arguments and errors as `take_in`'s."""
+    data = config.data
+    return take_in(
+        data.source,
+        work,
+        format=data.format,
+        split=data.split,
+        revision=data.revision,
+        num_proc=processes_of(args),
+        cache_dir=args.cache_dir,
+    )
 
 
 def prepare_stages(
@@ -147,7 +150,12 @@ def prepare_stages(
     return stages
 
 
-def _sides(config: RunConfig, intake: Intake) -> dict[str, StoredRows]:
+def shared_out(config: RunConfig, intake: Intake) -> dict[str, StoredRows]:
+    """The good rows of each side, by prompt.
+
+    Raises:
+        DataError: a side that trains has none.
+    """
     rows, limit = intake.rows, config.data.limit
     if limit is not None and limit < len(rows):
         rows = rows.select(range(limit))
@@ -159,6 +167,16 @@ def _sides(config: RunConfig, intake: Intake) -> dict[str, StoredRows]:
                 f"{config.data.source}: no row falls on the {name} side (a share of {share:g} of {len(rows)} rows)"
             )
     return sides
+
+
+def require_held_out(rows: RunRows, stages: Mapping[str, LeanConfig]) -> None:
+    """Raise a ConfigError where a stage evaluates as it trains, and no row is held out."""
+    for stage, own in stages.items():
+        if (own.eval_strategy != "no" or own.eval_on_start) and not rows.sides.get("held_out"):
+            raise ConfigError(
+                f"{stage}.eval_strategy: no row is held out to evaluate on ({sum(map(len, rows.sides.values()))} rows, "
+                "shared out by prompt): raise data.eval_fraction, or leave eval_strategy out"
+            )
 
 
 def _shares(config: RunConfig) -> dict[str, float]:

@@ -92,12 +92,13 @@ class RunFolder:
         self._made = not self.path.exists()
         self._lock.acquire()
         try:
-            return self._look()
+            return self.look()
         except BaseException:
             self._release()
             raise
 
-    def _look(self) -> dict[str, Any] | None:
+    def look(self) -> dict[str, Any] | None:
+        """The record of the run to go on with; None for a new one. Nothing is taken; errors as `__enter__`'s."""
         there = [name for name in OF_A_RUN if os.path.lexists(self.path / name)]
         if not there or self.overwrite:
             return None
