@@ -74,7 +74,9 @@ def test_sft_step(tmp_path: Path) -> None:
 
 def test_linear_logprob_quick(tmp_path: Path) -> None:
     report = measured(tmp_path, "linear_logprob", "--quick", "--dtype", "float32", "--head", "frozen")
-    assert [(row["form"], row["vocab"]) for row in report["table"]] == [("plain", 4096), ("chunked", 4096)]
+    found = [(row["form"], row["vocab"]) for row in report["table"] if "failed" not in row]
+    assert found[:2] == [("plain", 4096), ("chunked", 4096)]
+    assert {row["form"] for row in report["table"]} == {"plain", "chunked", "trl", "liger-simpo-eager"}
 
 
 def test_linear_logprob(tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, ["eval", *map(str, arguments)])
 
 
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no line is broken, whatever this machine's is."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def stdout(result: Result) -> str:
     assert result.exit_code == 0, result.output + repr(result.exception)
     return result.stdout

@@ -121,8 +121,14 @@ def test_the_checkpoint_before_goes_on(tmp_path: Path, kind: str, lora: bool) ->
     after.require_same(whole)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize(("kind", "lora"), KINDS)
+@pytest.mark.parametrize(
+    ("kind", "lora", "late"),
+    [
+        pytest.param(kind, lora, late, marks=[pytest.mark.soak] if late == lora else [])
+        for kind, lora in KINDS
+        for late in (False, True)
+    ],
+)
 def test_cutting_keeps_the_global_batch_and_the_order(
     tmp_path: Path, kind: str, lora: bool, late: bool
 ) -> None:

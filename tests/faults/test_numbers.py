@@ -151,7 +151,10 @@ def test_the_rows_of_the_batch_are_written_with_their_places(tmp_path: Path, fau
     assert f"(all in '{tmp_path / 'run' / 'nonfinite-step-2.json'}')" in str(raised.value)
 
 
-@pytest.mark.parametrize(("kind", "lora", "fault"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "lora", "fault"),
+    [*CASES[::2], *(pytest.param(*case, marks=pytest.mark.soak) for case in CASES[1::2])],
+)
 def test_skip_changes_nothing(tmp_path: Path, kind: str, lora: bool, fault: str) -> None:
     trainer, seen = watched(
         kind, tmp_path, lora=lora, on_nonfinite="skip", max_grad_norm=1.0 if lora else 0.0

@@ -22,6 +22,7 @@ from tests.faults.whole_runs import rows_file, start_folder
 
 EMBEDDING, PROJECTION = "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"
 LORA = ("adapter={rank: 2, alpha: 4}",)
+LORA_ALONE = ("adapter={rank: 2, alpha: 4, train_head: false}",)
 THINK = ["<think>", "</think>"]
 
 
@@ -146,11 +147,16 @@ def test_padding_with_the_end_token_trains_the_end_token(start: Path, rows: Path
 # ---- rows that were added
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama"], ids=["tied", "untied"])
 @pytest.mark.parametrize(
-    "settings",
-    [(), LORA, ("adapter={rank: 2, alpha: 4, train_head: false}",)],
-    ids=["full", "lora and head", "lora"],
+    ("family", "settings"),
+    [
+        pytest.param("qwen3", (), id="tied-full"),
+        pytest.param("llama", LORA, id="untied-lora and head"),
+        pytest.param("qwen3", LORA_ALONE, id="tied-lora"),
+        pytest.param("llama", (), id="untied-full", marks=pytest.mark.soak),
+        pytest.param("qwen3", LORA, id="tied-lora and head", marks=pytest.mark.soak),
+        pytest.param("llama", LORA_ALONE, id="untied-lora", marks=pytest.mark.soak),
+    ],
 )
 def test_added_rows_are_saved_and_load_equal(
     family: str, settings: tuple[str, ...], start: Path, tmp_path: Path

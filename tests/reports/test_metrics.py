@@ -33,10 +33,10 @@ def test_keys_are_described_and_ordered() -> None:
         "step": 1,
         "epoch": 0.5,
         "zeta": 1,
-        "alpha": 2,
+        "beta": 2,
         "grad_norm": 1,
         "eval_loss": 1,
         "loss": 2,
         "note": "x",
     }
-    assert measured_keys([row]) == ["loss", "eval_loss", "grad_norm", "alpha", "zeta"]
+    assert measured_keys([row]) == ["loss", "eval_loss", "grad_norm", "beta", "zeta"]

@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -112,6 +113,13 @@ class Journal:
     def close(self) -> None:
         """Let the file go. What was read and added can still be asked for."""
         if self._handle is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._handle, fcntl.LOCK_UN)  # a child that has yet to close its copy holds it no more
+            self.close_handle()
+
+    def close_handle(self) -> None:
+        """Close the file here, and leave the lock to whom it is: the parent of this process."""
+        if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
@@ -184,7 +192,7 @@ class Journal:
 
 def _close(journal: weakref.ref[Journal]) -> None:
     if (held := journal()) is not None:
-        held.close()
+        held.close_handle()
 
 
 def _write(handle: int, data: bytes) -> None:
