@@ -272,7 +272,7 @@ def test_ctrl_c_says_how_to_go_on(talk: list[Any], monkeypatch: pytest.MonkeyPat
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("holdfast.evaluation.judged_run.run_mt_bench", stopped)
+    monkeypatch.setattr("holdfast.evaluation.judged.judged_run.run_mt_bench", stopped)
     error = failure(*talk, "--rescore", "-o", "out")
     assert isinstance(error, Interrupted)
     assert "the same command goes on from there" in str(error)

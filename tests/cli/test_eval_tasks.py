@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from holdfast.cli.main import app
 from holdfast.data.sources import read_rows
 from holdfast.errors import ConfigError, DataError
-from holdfast.evaluation import harness
-from holdfast.evaluation.figfont import figlet_fonts
 from holdfast.evaluation.results import read_results
+from holdfast.evaluation.tasks import harness
+from holdfast.evaluation.tasks.figfont import figlet_fonts
 from holdfast.models.tiny import tiny_bpe_tokenizer, tiny_model
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from holdfast.evaluation.client import CallError, Reply
-from holdfast.evaluation.generation import Fail, Keep, Request
+from holdfast.evaluation.answers.client import CallError, Reply
+from holdfast.evaluation.answers.generation import Fail, Keep, Request
 
 Script = Callable[[Request], str | None]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.evaluation.client import ChatClient, Deadlines, Retries, Settings
-from holdfast.evaluation.generation import Collected, Request, collect, open_replies
-from holdfast.evaluation.openai_backend import ServerGenerator
+from holdfast.evaluation.answers.client import ChatClient, Deadlines, Retries, Settings
+from holdfast.evaluation.answers.generation import Collected, Request, collect, open_replies
+from holdfast.evaluation.answers.openai_backend import ServerGenerator
 
 QUICK = Retries(attempts=6, first_wait=0.01, longest_wait=0.02)
 PATIENT = Deadlines(connect=10, read=20, total=30)

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import pytest
 
-from holdfast.evaluation import verifier
-from holdfast.evaluation.verifier import ENDED, OUTCOMES, boxed_answer, check_answers
+from holdfast.evaluation.tasks import verifier
+from holdfast.evaluation.tasks.verifier import ENDED, OUTCOMES, boxed_answer, check_answers
 
 T = TypeVar("T")
 

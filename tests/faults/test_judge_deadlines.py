@@ -6,7 +6,7 @@ import json
 import socket
 from pathlib import Path
 
-from holdfast.evaluation.client import Deadlines, Retries
+from holdfast.evaluation.answers.client import Deadlines, Retries
 from tests.faults.judging import judge_all, questions, score, verdicts
 from tests.faults.scripted_server import Act, ScriptedServer, drip, hang, judge, pour, question_of, verdict
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.errors import HoldfastError
-from holdfast.evaluation.client import Retries
+from holdfast.evaluation.answers.client import Retries
 from tests.faults.judging import judge_all, questions, score, verdicts
 from tests.faults.scripted_server import (
     Act,

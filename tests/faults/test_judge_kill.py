@@ -87,7 +87,7 @@ def test_interrupted_while_judging(tmp_path: Path) -> None:
             os.write(told, b"x")
 
     def work() -> None:
-        logging.getLogger("holdfast.evaluation.openai_backend").addHandler(Told())
+        logging.getLogger("holdfast.evaluation.answers.openai_backend").addHandler(Told())
         try:
             judge_all(server.url, questions(COUNT), tmp_path, concurrency=CONCURRENCY)
         except KeyboardInterrupt:

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.evaluation.arena_hard import load_arena
-from holdfast.evaluation.arena_run import run_arena
-from holdfast.evaluation.judged_run import Run, run_mt_bench
-from holdfast.evaluation.judging import Judge
-from holdfast.evaluation.mt_bench import JUDGE_SETTINGS, load_mt_bench
-from holdfast.evaluation.results import read_results
-from holdfast.evaluation.verdict_parsers import (
+from holdfast.evaluation.judged.arena_hard import load_arena
+from holdfast.evaluation.judged.arena_run import run_arena
+from holdfast.evaluation.judged.judged_run import Run, run_mt_bench
+from holdfast.evaluation.judged.judging import Judge
+from holdfast.evaluation.judged.mt_bench import JUDGE_SETTINGS, load_mt_bench
+from holdfast.evaluation.judged.verdict_parsers import (
     arena_label,
     arena_label_v01,
     fastchat_rating,
     strict_label,
     strict_rating,
 )
+from holdfast.evaluation.results import read_results
 from holdfast.reports.evaluation import write_evaluation
 from tests.evaluation.scripted import Scripted
 from tests.evaluation.small_benchmarks import (

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from holdfast.errors import DataError
-from holdfast.evaluation.arena_hard import load_arena
-from holdfast.evaluation.arena_run import run_arena
-from holdfast.evaluation.arena_scores import model_points
-from holdfast.evaluation.judged_run import Run, run_mt_bench
-from holdfast.evaluation.judging import Judge
-from holdfast.evaluation.mt_bench import JUDGE_SETTINGS, load_mt_bench
+from holdfast.evaluation.judged.arena_hard import load_arena
+from holdfast.evaluation.judged.arena_run import run_arena
+from holdfast.evaluation.judged.arena_scores import model_points
+from holdfast.evaluation.judged.judged_run import Run, run_mt_bench
+from holdfast.evaluation.judged.judging import Judge
+from holdfast.evaluation.judged.mt_bench import JUDGE_SETTINGS, load_mt_bench
+from holdfast.evaluation.judged.verdict_parsers import fastchat_rating
 from holdfast.evaluation.results import Results
-from holdfast.evaluation.verdict_parsers import fastchat_rating
 from tests.evaluation.scripted import Scripted
 from tests.evaluation.small_benchmarks import (
     ARENA_IDS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from holdfast.evaluation.generation import Generator
+    from holdfast.evaluation.answers.generation import Generator
 
 
 @dataclass(frozen=True)
@@ -37,28 +37,28 @@ class Answerer:
         """The `identity` of what `open` gives; no weight is loaded."""
         if self.backend == "server":
             return self.model
-        from holdfast.evaluation.identity import model_identity
+        from holdfast.evaluation.answers.identity import model_identity
 
         return model_identity(self.model, dtype=self.dtype, chat_template=self.chat_template)
 
     def open(self, stack: ExitStack) -> Generator:
         """What answers, until the stack is left."""
         if self.model_url is not None:
-            from holdfast.evaluation.client import ChatClient
-            from holdfast.evaluation.openai_backend import ServerGenerator
+            from holdfast.evaluation.answers.client import ChatClient
+            from holdfast.evaluation.answers.openai_backend import ServerGenerator
 
             client = ChatClient(
                 self.model_url, self.model, api_key_env=self.model_key_env, concurrency=self.concurrency
             )
             return ServerGenerator(stack.enter_context(client))
         if self.backend == "vllm":
-            from holdfast.evaluation.vllm_backend import VllmGenerator
+            from holdfast.evaluation.answers.vllm_backend import VllmGenerator
 
             return VllmGenerator(self.model, dtype=self.dtype, chat_template=self.chat_template)
         from holdfast.cli.quiet import quiet_libraries
 
         quiet_libraries()
-        from holdfast.evaluation.transformers_backend import TransformersGenerator
+        from holdfast.evaluation.answers.transformers_backend import TransformersGenerator
 
         return TransformersGenerator.load(
             self.model, dtype=self.dtype, batch_size=self.batch_size, chat_template=self.chat_template

@@ -21,10 +21,10 @@ from holdfast.reports import evaluation_words as words
 from holdfast.reports.visible import visible
 
 if TYPE_CHECKING:
-    from holdfast.evaluation.client import Settings
-    from holdfast.evaluation.cost import CostEstimate
-    from holdfast.evaluation.generation import Request
-    from holdfast.evaluation.judged_run import Run
+    from holdfast.evaluation.answers.client import Settings
+    from holdfast.evaluation.answers.cost import CostEstimate
+    from holdfast.evaluation.answers.generation import Request
+    from holdfast.evaluation.judged.judged_run import Run
     from holdfast.evaluation.results import Results
 
 UNKNOWN_ANSWER = "word " * 1000  # stands for an answer that is not written yet, in a dry run
@@ -79,7 +79,7 @@ class Options:
 
     def name(self) -> str:
         """The model's name in the files."""
-        from holdfast.evaluation.mt_bench import stem_of
+        from holdfast.evaluation.judged.mt_bench import stem_of
 
         if self.model_id is not None:
             return self.model_id
@@ -98,8 +98,8 @@ class Options:
 
 def show_mt_bench(options: Options) -> None:
     """Run, print and write MT-Bench."""
-    from holdfast.evaluation.judged_run import run_mt_bench, talk_answers
-    from holdfast.evaluation.mt_bench import (
+    from holdfast.evaluation.judged.judged_run import run_mt_bench, talk_answers
+    from holdfast.evaluation.judged.mt_bench import (
         JUDGE,
         JUDGE_SETTINGS,
         generation_questions,
@@ -130,9 +130,9 @@ def show_mt_bench(options: Options) -> None:
 
 def show_arena(options: Options) -> None:
     """Run, print and write Arena-Hard."""
-    from holdfast.evaluation.arena_hard import BASELINE_V01, load_arena
-    from holdfast.evaluation.arena_run import run_arena
-    from holdfast.evaluation.assets import assets_folder, find_file
+    from holdfast.evaluation.judged.arena_hard import BASELINE_V01, load_arena
+    from holdfast.evaluation.judged.arena_run import run_arena
+    from holdfast.evaluation.judged.assets import assets_folder, find_file
 
     quiet_libraries()
     arena = load_arena(options.assets, limit=options.limit, protocol=options.protocol)
@@ -151,8 +151,8 @@ def show_arena(options: Options) -> None:
 
 def show_pairwise(options: Options) -> None:
     """Run, print and write a comparison of two runs by a judge."""
-    from holdfast.evaluation.arena_hard import load_arena
-    from holdfast.evaluation.arena_run import run_pairwise
+    from holdfast.evaluation.judged.arena_hard import load_arena
+    from holdfast.evaluation.judged.arena_run import run_pairwise
 
     quiet_libraries()
     if options.judge_model is None:
@@ -210,10 +210,10 @@ def _guarded(options: Options, benchmark: str) -> Iterator[ExitStack]:
 
 def _run(options: Options, benchmark: str, judge_model: str, settings: Settings, stack: ExitStack) -> Run:
     """The run that the options ask for; its servers are closed with `stack`."""
-    from holdfast.evaluation.client import ChatClient
-    from holdfast.evaluation.judged_run import LazyGenerator, Run
-    from holdfast.evaluation.judging import Judge
-    from holdfast.evaluation.openai_backend import ServerGenerator
+    from holdfast.evaluation.answers.client import ChatClient
+    from holdfast.evaluation.answers.openai_backend import ServerGenerator
+    from holdfast.evaluation.judged.judged_run import LazyGenerator, Run
+    from holdfast.evaluation.judged.judging import Judge
 
     asks = None
     if options.judge_url is not None and not options.dry_run:
@@ -262,16 +262,16 @@ def _extra(text: str | None) -> dict[str, Any]:
 
 
 def _unknown_talk(model: str, texts: dict[Any, tuple[str, str]]) -> Any:
-    from holdfast.evaluation.assets import Keyed
-    from holdfast.evaluation.mt_bench import TalkAnswers
+    from holdfast.evaluation.judged.assets import Keyed
+    from holdfast.evaluation.judged.mt_bench import TalkAnswers
 
     return TalkAnswers(model, texts, Keyed({}, [], [], []))
 
 
 def _show_arena_cost(options: Options, arena: Any, run: Run, baseline: Path | None) -> None:
-    from holdfast.evaluation.arena_hard import read_arena_answers
-    from holdfast.evaluation.arena_judging import game_calls
-    from holdfast.evaluation.arena_run import arena_answers
+    from holdfast.evaluation.judged.arena_hard import read_arena_answers
+    from holdfast.evaluation.judged.arena_judging import game_calls
+    from holdfast.evaluation.judged.arena_run import arena_answers
 
     unknown = {question.id: UNKNOWN_ANSWER for question in arena.questions}
     answers = arena_answers(arena, replace(run, generator=None))
@@ -301,8 +301,8 @@ def _to_generate(answers: int) -> str:
 
 
 def _show_cost(options: Options, run: Run, requests: Sequence[Request]) -> None:
-    from holdfast.evaluation.cost import Prices, estimate_cost, token_counter
-    from holdfast.evaluation.judging import unpaid
+    from holdfast.evaluation.answers.cost import Prices, estimate_cost, token_counter
+    from holdfast.evaluation.judged.judging import unpaid
 
     prices = None
     if options.price_in is not None and options.price_out is not None:

@@ -75,7 +75,7 @@ def figfont(
     as_json: AsJson = False,
 ) -> None:
     """Words drawn in large letters, to be read: exact match and Jaro-Winkler; or rows to train that on."""
-    from holdfast.evaluation.figfont_task import figfont_task, read_words, write_training_rows
+    from holdfast.evaluation.tasks.figfont_task import figfont_task, read_words, write_training_rows
 
     own = None if words is None else read_words(words)
     if make_rows is not None:
@@ -89,7 +89,7 @@ def figfont(
     answerer = Answerer(
         _named(model), backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template
     )
-    from holdfast.evaluation.samples import run_task
+    from holdfast.evaluation.tasks.samples import run_task
 
     task = figfont_task(rows, seed=seed, words=own)
     folder = output_dir or _folder("figfont", answerer.model)
@@ -133,10 +133,10 @@ def maths(
 
     Each task has a folder of its own within the output folder.
     """
-    from holdfast.evaluation.maths import maths_task, prompt_of
-    from holdfast.evaluation.maths_questions import read_questions
-    from holdfast.evaluation.samples import run_task
-    from holdfast.evaluation.verifier import require_verifier
+    from holdfast.evaluation.tasks.maths import maths_task, prompt_of
+    from holdfast.evaluation.tasks.maths_questions import read_questions
+    from holdfast.evaluation.tasks.samples import run_task
+    from holdfast.evaluation.tasks.verifier import require_verifier
 
     answerer = Answerer(
         _named(model), backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template
@@ -199,7 +199,7 @@ def lm_eval(
     if model is None:
         raise ConfigError("which model? --model FOLDER, or a hub name")
     quiet_libraries()
-    from holdfast.evaluation.harness import Suite, run_suite
+    from holdfast.evaluation.tasks.harness import Suite, run_suite
 
     suite = Suite(
         _listed(tasks),

@@ -1,0 +1,355 @@
+"""Arena-Hard's results from judged games: both tools' scores by name, a strict and a clustered one, equal style."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.evaluation.judged.arena_hard import (
+    BASELINE_V01,
+    JUDGE_SETTINGS_V01,
+    JUDGE_V01,
+    Arena,
+    ArenaAnswers,
+)
+from holdfast.evaluation.judged.arena_judging import GameCall, Judged, read_label
+from holdfast.evaluation.judged.arena_scores import (
+    ArenaScore,
+    Games,
+    clustered,
+    current_score,
+    model_points,
+    original_scores,
+    plain_outcomes,
+)
+from holdfast.evaluation.judged.judging import served_otherwise
+from holdfast.evaluation.judged.style_control import controlled_win_rate, style_features, style_of
+from holdfast.evaluation.judged.verdict_parsers import strict_label
+from holdfast.evaluation.results import Results, Score
+from holdfast.evaluation.statistics import Interval, question_advice, rejudging_spread, win_rate
+
+MISSING_LIMIT = 0.05
+ADVISED_DIFFERENCE = 0.05  # of a question's win rate
+STYLE_ROWS = 20  # fewer cannot carry five coefficients
+
+# Of the content of the official v0.1 baseline's answers.
+OFFICIAL_BASELINE = "dcc99358236f6e863c67b62cad9e1737835b94a7b67611864bfdd2e1693396cc"
+
+
+@dataclass(frozen=True)
+class Read:
+    """Judged games held against the benchmark.
+
+    Attributes:
+        rows: all, in the order of the file, those of no known question too.
+        last: the last row of each question of the benchmark.
+        twice, extra, missing: questions with several rows, rows of no question, questions without both games.
+        unread: questions with a game that has no label.
+        other_score: games whose stored label is not what the protocol's parser reads.
+        other_prompt: games whose prompt is not what this benchmark asks about these answers.
+    """
+
+    rows: Sequence[Judged]
+    last: Mapping[str, Judged]
+    twice: Sequence[str]
+    extra: Sequence[str]
+    missing: Sequence[str]
+    unread: Sequence[str]
+    other_score: Sequence[str]
+    other_prompt: Sequence[str]
+
+
+def look_at(arena: Arena, rows: Sequence[Judged], calls: Sequence[GameCall]) -> Read:
+    """Rows held against the benchmark, and against what it would ask (`calls`; of answers that are there)."""
+    names = [question.id for question in arena.questions]
+    last = {one.question: one for one in rows}
+    known = {name: last[name] for name in names if name in last}
+    asked = {(call.question.id, call.game): call.messages[-1]["content"] for call in calls}
+    other_score, other_prompt = [], []
+    for name, one in known.items():
+        for number, game in enumerate(one.games, start=1):
+            if game is None:
+                continue
+            if read_label(arena.protocol, game.text) != game.label:
+                other_score.append(f"{name}, game {number}")
+            # kept prompts alone can be held against anything; the original files have them all
+            if (name, number) in asked and game.prompt not in (None, asked[name, number]):
+                other_prompt.append(f"{name}, game {number}")
+    return Read(
+        rows=rows,
+        last=known,
+        twice=[name for name, times in Counter(one.question for one in rows).items() if times > 1],
+        extra=[name for name in last if name not in known],
+        missing=[name for name in names if name not in known or None in known[name].games],
+        unread=[
+            name for name, one in known.items() if None not in one.games and model_points(one.labels) is None
+        ],
+        other_score=other_score,
+        other_prompt=other_prompt,
+    )
+
+
+def score_arena(
+    arena: Arena,
+    read: Read,
+    *,
+    model: str,
+    baseline: str,
+    answers: ArenaAnswers | None,
+    baseline_answers: ArenaAnswers | None,
+    judge: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    departures: Sequence[str] = (),
+    again: Sequence[Sequence[Judged]] = (),
+    beside: Mapping[str, Games] | None = None,
+    missing_limit: float = MISSING_LIMIT,
+    seed: int = 42,
+) -> Results:
+    """The results of one model against one baseline.
+
+    Args:
+        answers, baseline_answers: None where only judgments are at hand.
+        judge: `asked` (its name), `settings` (None: not recorded), `failed` (calls, with the reasons), and what else is
+            known.
+        beside: all models of one file, this one too, in its order: the original draws them in one table.
+    """
+    why = [*arena.departures, *_departures(read, judge, baseline, baseline_answers), *departures]
+    if answers is None or baseline_answers is None:
+        why.append(
+            "the answers are not at hand: whether the judge was asked the official prompts cannot be checked"
+        )
+    labels = [one.labels for one in read.rows]
+    strict = {name: _strict_labels(one) for name, one in read.last.items()}
+    rate = (len(read.missing) + len(read.unread)) / len(arena.questions)
+    name = "Arena-Hard v0.1" if not why else "Arena-Hard questions, custom"
+    current = _tool_score("current tool", current_score(labels, seed=seed))
+    original = _tool_score("original v0.1 tool", original_scores(beside or {model: labels}, seed=seed)[model])
+    head = original if arena.protocol == "v0.1" else current
+    if rate > missing_limit:
+        note = f"withheld: {rate:.1%} of the questions missing or unread, limit {missing_limit:.1%}"
+        headline = Score(name, None, note=note)
+    else:
+        headline = Score(name, head.value, head.interval, head.n, head.clusters, f"{head.name}; {head.note}")
+    scores = [headline, original, current, *_own(labels, list(strict.values()), seed)]
+    scores += _styled(read, answers, baseline_answers, seed)
+    if again:
+        scores.append(_again(read, again))
+    questions = [_question(question.id, question.category, read, strict) for question in arena.questions]
+    return Results(
+        name=name,
+        official=not why,
+        why_not_official=why,
+        model=model,
+        judge={key: value for key, value in judge.items() if key != "failed"},
+        protocol=f"Arena-Hard {arena.protocol}, two games a question against {baseline}",
+        settings=dict(settings) | {"baseline": baseline, "seed": seed, "missing_limit": missing_limit},
+        hashes=dict(arena.hashes)
+        | ({} if answers is None else {"answers": answers.hash})
+        | ({} if baseline_answers is None else {"baseline": baseline_answers.hash}),
+        scores=scores,
+        per_category=_categories(arena, read, seed),
+        missing=_missing(read, answers, baseline_answers, rate)
+        | {"calls_failed": dict(judge.get("failed", {}))},
+        questions=questions,
+        notes=[
+            question_advice([q["score"] for q in questions if q["score"] is not None], ADVISED_DIFFERENCE)
+        ],
+    )
+
+
+def _departures(
+    read: Read, judge: Mapping[str, Any], baseline: str, baseline_answers: ArenaAnswers | None
+) -> list[str]:
+    why = served_otherwise(judge)
+    if judge["asked"] != JUDGE_V01:
+        why.append(f"judged by {judge['asked']}, not by {JUDGE_V01}")
+    if judge.get("settings") not in (None, JUDGE_SETTINGS_V01.as_dict()):
+        why.append("judge settings other than temperature 0 and 4096 tokens")
+    if baseline != BASELINE_V01:
+        why.append(f"against {baseline}, not {BASELINE_V01}")
+    elif baseline_answers is not None and baseline_answers.hash != OFFICIAL_BASELINE:
+        why.append("answers of the baseline that are not the official ones (their content differs)")
+    if read.other_prompt:
+        why.append(f"{len(read.other_prompt)} games of another prompt or other answers")
+    if read.other_score:
+        why.append(f"{len(read.other_score)} stored labels that are not what the official parser reads")
+    return why
+
+
+def _strict_labels(one: Judged) -> tuple[str | None, str | None]:
+    first, second = (None if game is None else strict_label(game.text).value for game in one.games)
+    return first, second
+
+
+def _tool_score(name: str, found: ArenaScore | None) -> Score:
+    if found is None:
+        return Score(name, None, note="no game with a label")
+    note = f"percent; prints {found.printed}; rows drawn as if independent"
+    return Score(name, found.value, Interval(found.low, found.high, found.level), found.rows, note=note)
+
+
+def _own(labels: Games, strict: Games, seed: int) -> list[Score]:
+    """Percent: clustered, strict, and the plain win rate, a question's rows drawn together in all three."""
+    found = []
+    for name, games, note in (
+        ("clustered by question", labels, "percent; the official parser's labels, weights as the tools'"),
+        ("strict", strict, "percent; strict parser, weights as the tools'"),
+    ):
+        estimate = clustered(games, seed=seed)
+        found.append(
+            Score(name, None, note="no question with two clear labels")
+            if estimate is None
+            else _percent(Score.of(name, estimate, note))
+        )
+    outcomes = [
+        (question, point) for question, games in enumerate(strict) for point in plain_outcomes(games) or []
+    ]
+    if outcomes:
+        estimate = win_rate(
+            [point for _, point in outcomes], [question for question, _ in outcomes], seed=seed
+        )
+        note = "percent; strict parser, each game once, a tie for half"
+        found.append(_percent(Score.of("win rate", estimate, note)))
+    return found
+
+
+def _percent(score: Score) -> Score:
+    assert score.value is not None
+    interval = score.interval
+    if interval is not None:
+        interval = Interval(100 * interval.low, 100 * interval.high, interval.level)
+    return Score(score.name, 100 * score.value, interval, score.n, score.clusters, score.note)
+
+
+def _styled(
+    read: Read, answers: ArenaAnswers | None, baseline: ArenaAnswers | None, seed: int
+) -> list[Score]:
+    """At equal style; nothing where the answers are not at hand, or too few."""
+    if answers is None or baseline is None:
+        return []
+    # Tokens as the answer files count them; without, a fourth of the characters on both sides alike.
+    counted = all(name in answers.lengths and name in baseline.lengths for name in read.last)
+
+    def counts(side: ArenaAnswers, name: str) -> list[int]:
+        length = side.lengths[name] if counted else len(side.texts[name]) // 4
+        return [length, *style_of(side.texts[name]).totals()]
+
+    model_counts, baseline_counts, points = [], [], []
+    for name, one in read.last.items():
+        if name in answers.texts and name in baseline.texts:
+            for point in model_points(one.labels) or []:
+                model_counts.append(counts(answers, name))
+                baseline_counts.append(counts(baseline, name))
+                points.append(point)
+    if len(points) < STYLE_ROWS:
+        return []
+    found = controlled_win_rate(points, style_features(model_counts, baseline_counts), seed=seed)
+    length, headers, lists, bold = found.coefficients
+    note = (
+        f"percent; coefficients: length {length:.2f}, headers {headers:.2f}, lists {lists:.2f}, bold {bold:.2f}"
+        f"{'' if counted else '; length in characters, tokens are not counted in the files'}"
+    )
+    interval = Interval(100 * found.low, 100 * found.high, 0.9)
+    return [Score("at equal style", 100 * found.value, interval, len(points), note=note)]
+
+
+def _again(read: Read, again: Sequence[Sequence[Judged]]) -> Score:
+    names = list(read.last)
+    judgings = []
+    for judging in (read.rows, *again):
+        by_name = {one.question: one for one in judging}
+        row: list[float | None] = []
+        for name in names:
+            points = plain_outcomes(_strict_labels(by_name[name])) if name in by_name else None
+            row.append(None if points is None else 50 * sum(points))
+        judgings.append(row)
+    if not all(any(value is not None for value in row) for row in judgings):
+        return Score("judged again, median", None, note="a judging has no clear label at all")
+    spread = rejudging_spread(judgings)
+    note = (
+        f"percent; win rate, strict; {spread.lowest:.2f} to {spread.highest:.2f} over {len(judgings)} judgings, "
+        f"{spread.changed:.1%} of the questions changed"
+    )
+    return Score("judged again, median", spread.median, n=len(judgings), note=note)
+
+
+def _categories(arena: Arena, read: Read, seed: int) -> list[Score]:
+    by_category: dict[str, list[tuple[str | None, str | None]]] = {}
+    for question in arena.questions:
+        if question.id in read.last:
+            by_category.setdefault(question.category, []).append(_strict_labels(read.last[question.id]))
+    found = []
+    for category, games in by_category.items():
+        estimate = clustered(games, seed=seed)
+        if estimate is None:
+            found.append(Score(category, None, note="no question with two clear labels"))
+        else:
+            found.append(_percent(Score.of(category, estimate, "percent; strict")))
+    return found
+
+
+def _missing(
+    read: Read,
+    answers: ArenaAnswers | None,
+    baseline: ArenaAnswers | None,
+    rate: float,
+) -> dict[str, Any]:
+    reasons = {
+        f"{name}, game {number}": strict_label(game.text).reason
+        for name, one in read.last.items()
+        for number, game in enumerate(one.games, start=1)
+        if game is not None and strict_label(game.text).value is None
+    }
+    return {
+        "rate": rate,
+        "questions_missing": list(read.missing),
+        "questions_twice": list(read.twice),
+        "questions_extra": list(read.extra),
+        "unread_by_the_official_parser": list(read.unread),
+        "unread_by_the_strict_parser": reasons,
+        "stored_label_differs": list(read.other_score),
+        "other_prompt_or_answer": list(read.other_prompt),
+        "answers": None if answers is None else answers.oddities.as_record(),
+        "baseline": None if baseline is None else baseline.oddities.as_record(),
+    }
+
+
+def _question(
+    name: str, category: str, read: Read, strict: Mapping[str, tuple[str | None, str | None]]
+) -> dict[str, Any]:
+    one = read.last.get(name)
+    points = None if one is None else plain_outcomes(one.labels)
+    first, second = (None, None) if one is None else one.labels
+    flags = []
+    if one is not None:
+        for number, game in enumerate(one.games, start=1):
+            if game is not None and strict[name][number - 1] is None:
+                flags.append(f"game {number}: {strict_label(game.text).reason}")
+    return {
+        "id": name,
+        "category": category,
+        "score": None if points is None else sum(points) / len(points),
+        "game 1 (baseline is A)": first,
+        "game 2 (model is A)": second,
+        "flags": flags,
+    }
+
+
+def arena_details(
+    arena: Arena, answers: ArenaAnswers | None, baseline: ArenaAnswers | None, read: Read
+) -> list[dict[str, Any]]:
+    """The texts behind each question's score, for the page."""
+    details = []
+    for question in arena.questions:
+        blocks = [{"title": "Request", "text": question.prompt}]
+        for title, side in (("Answer", answers), ("Baseline's answer", baseline)):
+            if side is not None and question.id in side.texts:
+                blocks.append({"title": title, "text": side.texts[question.id]})
+        one = read.last.get(question.id)
+        for number, game in enumerate(one.games if one else (), start=1):
+            if game is not None:
+                blocks.append({"title": f"Judge, game {number}: {game.label}", "text": game.text})
+        details.append({"id": question.id, "blocks": blocks})
+    return details

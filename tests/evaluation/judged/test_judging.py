@@ -1,0 +1,99 @@
+"""Asking a judge for what is missing: keys, the journal, and what nobody is paid for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import DataError
+from holdfast.evaluation.answers.client_settings import Settings
+from holdfast.evaluation.judged.judging import Judge, adopt, gather, served_otherwise, unpaid
+from tests.evaluation.scripted import Scripted
+
+MESSAGES = [{"role": "user", "content": "which?"}]
+
+
+def judge_of(scripted: Scripted | None = None) -> Judge:
+    return Judge("j", Settings(max_tokens=5), scripted)
+
+
+def test_a_key_is_of_everything_that_is_sent() -> None:
+    judge = judge_of()
+    key = judge.request(MESSAGES, 1, "a").key
+    assert key[:2] == (1, "a")
+    assert key == judge.request(MESSAGES, 1, "a").key
+    others = [
+        replace(judge, model="k").request(MESSAGES, 1, "a"),
+        replace(judge, settings=Settings(max_tokens=6)).request(MESSAGES, 1, "a"),
+        judge.request([{"role": "user", "content": "which? "}], 1, "a"),
+    ]
+    assert len({key, *(other.key for other in others)}) == 4
+
+
+def test_replies_are_kept_and_the_rest_is_named(tmp_path: Path) -> None:
+    scripted = Scripted(
+        lambda request: None if request.key[0] == 2 else f"said {request.key[0]}", finish_reason="length"
+    )
+    judge = judge_of(scripted)
+    requests = [judge.request(MESSAGES, number) for number in (1, 2, 3)]
+    assert unpaid(requests, tmp_path) == requests
+    found = gather(judge, requests, tmp_path)
+    assert [found.texts.get(request.key) for request in requests] == ["said 1", None, "said 3"]
+    assert list(found.failed) == [requests[1].key]
+    assert (found.asked, found.imported, found.served) == (2, 0, {"scripted": 2})
+    assert found.cut == [requests[0].key, requests[2].key]  # the limit of tokens ended them
+    assert unpaid(requests, tmp_path) == [requests[1]]
+    offline = gather(judge_of(), requests, tmp_path)
+    assert offline.texts == found.texts
+    assert "nothing is paid for" in offline.failed[requests[1].key]
+    again = gather(judge, requests, tmp_path)
+    assert (again.asked, scripted.asked) == (0, 4)
+
+
+def test_offline_without_a_journal_makes_no_file(tmp_path: Path) -> None:
+    found = gather(judge_of(), [judge_of().request(MESSAGES, 1)], tmp_path / "none")
+    assert len(found.failed) == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_torn_last_line_is_asked_again(tmp_path: Path) -> None:
+    scripted = Scripted(lambda request: "said")
+    judge = judge_of(scripted)
+    requests = [judge.request(MESSAGES, number) for number in range(4)]
+    whole = gather(judge, requests, tmp_path)
+    file = tmp_path / "judge_replies.jsonl"
+    content = file.read_bytes()
+    for cut in (1, 20, len(content) // 4 - 1):
+        file.write_bytes(content[:-cut])
+        assert gather(judge, requests, tmp_path).texts == whole.texts
+    assert scripted.asked == 4 + 2  # the line that lacked its line break alone was whole
+
+
+def test_adopted_judgments_are_not_paid_for(tmp_path: Path) -> None:
+    scripted = Scripted(lambda request: "mine")
+    judge = judge_of(scripted)
+    requests = [judge.request(MESSAGES, number) for number in (1, 2)]
+    adopt([], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    adopt([(requests[0], "theirs", 3.0)], tmp_path)
+    adopt([(requests[0], "later", 4.0)], tmp_path)
+    found = gather(judge, requests, tmp_path)
+    assert found.texts == {requests[0].key: "theirs", requests[1].key: "mine"}
+    assert (found.asked, found.imported, found.served) == (1, 1, {"scripted": 1})
+
+
+def test_a_journal_of_something_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "judge_replies.jsonl").write_text(json.dumps({"no": "key"}) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"judge_replies.jsonl:1: a row without its key"):
+        gather(judge_of(Scripted(lambda r: "x")), [judge_of().request(MESSAGES, 1)], tmp_path)
+
+
+def test_a_server_may_say_its_version_and_nothing_else() -> None:
+    assert served_otherwise({"asked": "gpt-4", "served": {"gpt-4-0613": 3, "gpt-4": 1}}) == []
+    assert served_otherwise({"asked": "gpt-4", "served": {"llama": 3}}) == [
+        "the server of gpt-4 says that it is llama"
+    ]
+    assert served_otherwise({"asked": "gpt-4"}) == []
