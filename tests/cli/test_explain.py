@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from holdfast.cli.explain import PAPERS_FIGURE
 from holdfast.cli.main import app, main
+from holdfast.errors import ConfigError
 
 
 def plotted(tmp_path: Path, *names: str, suffix: str = ".svg") -> tuple[str, bytes]:
@@ -86,3 +87,9 @@ def test_mistakes_are_one_message_and_exit_code_2(
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("*.svg"))
+
+
+def test_a_bound_that_is_a_quantile_cannot_be_drawn() -> None:
+    result = CliRunner().invoke(app, ["explain", "--plot", "threshold:low_quantile=0.1", "-o", "shapes.svg"])
+    assert isinstance(result.exception, ConfigError)
+    assert "quantiles of a model's probabilities" in str(result.exception)

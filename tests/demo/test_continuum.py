@@ -144,7 +144,7 @@ def test_target_probabilities_against_plain_logits() -> None:
         ("objectives.x=nl", "did you mean 'nll'"),
         (
             "objectives.x={name: threshold, low_quantile: 2}",
-            "low_quantile must be <= 1, got 2",
+            "low_quantile must be < 1, got 2",
         ),
         ("settings.strong.kinds=[reversin]", "did you mean 'reversing'"),
         ("settings.strong.wrong_shar=0.1", "wrong_shar: unknown key (did you mean 'wrong_share'?)"),

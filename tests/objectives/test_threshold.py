@@ -112,7 +112,10 @@ def test_no_token_is_judged_by_a_quantile_that_was_not_measured() -> None:
     [
         ({"low": 0.2, "low_quantile": 0.1}, "give low or low_quantile, not both"),
         ({"high": 0.2, "high_quantile": 0.1}, "give high or high_quantile, not both"),
-        ({"low_quantile": 0.9, "high_quantile": 0.1}, "low_quantile must be <= high_quantile"),
+        ({"low_quantile": 0.9, "high_quantile": 0.1}, "low_quantile must be < high_quantile"),
+        ({"low_quantile": 0.5, "high_quantile": 0.5}, "low_quantile must be < high_quantile"),
+        ({"low_quantile": 1}, "low_quantile must be < 1"),
+        ({"high_quantile": 0}, "high_quantile must be > 0"),
         ({"high_quantile": 90}, "high_quantile must be <= 1"),
     ],
 )

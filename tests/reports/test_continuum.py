@@ -36,7 +36,7 @@ def test_a_sign_needs_every_seed_and_a_point() -> None:
     assert signs((0.95, 0.4), (0.97, 0.3)) == ("+", "-")
     assert signs((0.95, 0.6), (0.80, 0.3)) == ("0", "0")  # the seeds disagree
     assert signs((0.905, 0.495), (0.925, 0.495)) == ("0", "0")  # half a point
-    assert signs((0.90, 0.5), (0.95, 0.5)) == ("+", "0")  # one seed equal, none against
+    assert signs((0.90, 0.5), (0.95, 0.5)) == ("0", "0")  # one seed does not differ
 
 
 def test_seeds_are_paired() -> None:

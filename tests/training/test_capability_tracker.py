@@ -1,4 +1,4 @@
-"""The running mean of p over informative tokens: by hand, over processes, and through a checkpoint."""
+"""The running mean of p over tokens, informative ones above all: by hand, over processes, and through a checkpoint."""
 
 from __future__ import annotations
 
@@ -84,6 +84,20 @@ def test_only_tokens_that_carry_information_count() -> None:
     assert tracked.capability.item() == pytest.approx(0.3)
 
 
+def test_a_format_that_is_not_known_counts_too() -> None:
+    """The lesser mean: what is given away is easy for a model that has met the format."""
+    tracked = CapabilityTracker(
+        InformativeTokens.found(*torch.tensor([[0, 1, 2]] * 10).numpy().T), 1.0, 0.5, CPU
+    )
+    tracked.add(batch(3), logs(0.1, 0.8, 0.9))  # after 0 1 the next token is given away
+    tracked.close(Processes())
+    assert tracked.capability.item() == pytest.approx(0.1)
+    tracked.add(batch(3), logs(1.0, 0.2, 0.6))
+    tracked.close(Processes())
+    # given away: (0.1 / 2 + 1) / 1.5 = 0.7; informative: (1.7 / 2 + 0.8) / 3 = 0.55
+    assert tracked.capability.item() == pytest.approx(0.55)
+
+
 def test_nothing_that_carries_information_leaves_the_start() -> None:
     every = InformativeTokens.found(*torch.tensor([[0, 1, 2]] * 10).numpy().T)
     tracked = CapabilityTracker(every, 1.0, 0.25, CPU)
@@ -105,7 +119,9 @@ def test_the_cut_of_a_global_batch_does_not_matter(cuts: list[list[float]]) -> N
     parts.close(Processes())
     ranks.add(batch(len(cuts[0])), logs(*cuts[0]))
     others = [p for cut in cuts[1:] for p in cut]
-    ranks.close(Processes(torch.tensor([math.fsum(others), float(len(others))], dtype=torch.float64)))
+    ranks.close(
+        Processes(torch.tensor([[math.fsum(others), float(len(others))], [0, 0]], dtype=torch.float64))
+    )
     assert parts.capability.item() == pytest.approx(expected)
     assert ranks.capability.item() == pytest.approx(expected)
 

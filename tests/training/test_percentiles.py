@@ -12,9 +12,10 @@ import torch
 
 from holdfast.errors import ConfigError, DataError
 from holdfast.objectives import Threshold
-from holdfast.training import percentiles as module
+from holdfast.training import scoring
 from holdfast.training.config import SFTConfig
-from holdfast.training.percentiles import Percentiles, measure_percentiles
+from holdfast.training.percentiles import Percentiles
+from holdfast.training.scoring import measure_percentiles
 from holdfast.training.sft_trainer import SFTTrainer
 from tests.training.conftest import rows
 
@@ -63,7 +64,7 @@ def test_they_are_those_of_the_models_target_probabilities(trainer_of: Any) -> N
 
 
 def test_of_many_rows_a_sample_is_measured(trainer_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEASURED_ROWS", 5)
+    monkeypatch.setattr(scoring, "MEASURED_ROWS", 5)
     trainer = trainer_of("nll")
     found = measure_percentiles(trainer, trainer.train_dataset)
     assert found == measure_percentiles(trainer, trainer.train_dataset)
@@ -114,9 +115,13 @@ def test_a_resumed_run_keeps_them(trainer_of: Any) -> None:
         assert torch.equal(one, other)
 
 
+def probe_of(model: str, values: Any = SQUARES.values) -> str:
+    return json.dumps({"every": {"percentiles": values}, "probed": {"model": model}})
+
+
 def test_a_probe_gives_them(trainer_of: Any, tmp_path: Path) -> None:
     path = tmp_path / "probe.json"
-    path.write_text(json.dumps({"every": {"percentiles": list(SQUARES.values)}}))
+    path.write_text(probe_of("base"))
     trainer = trainer_of({"name": "threshold", "base": "p", "high_quantile": 0.5}, percentiles=str(path))
     assert trainer.measured == Threshold(base="p", high=0.25)
     trainer.evaluate()
@@ -133,7 +138,7 @@ def test_bounds_that_contradict_each_other_once_measured(trainer_of: Any) -> Non
     with pytest.raises(
         ConfigError, match="with the base model's percentiles, threshold: low must be <= high"
     ):
-        trainer_of({"name": "threshold", "low_quantile": 1, "high": 1e-9}).train()
+        trainer_of({"name": "threshold", "low_quantile": 0.99, "high": 1e-9}).train()
 
 
 @pytest.mark.parametrize(
@@ -142,9 +147,46 @@ def test_bounds_that_contradict_each_other_once_measured(trainer_of: Any) -> Non
 )
 def test_what_is_no_percentiles_is_an_error(tmp_path: Path, values: Any) -> None:
     path = tmp_path / "probe.json"
-    path.write_text(json.dumps({"every": {"percentiles": values}}))
+    path.write_text(probe_of("base", values))
     with pytest.raises(DataError, match=r"probe.json'"):
         Percentiles.of_probe(path)
+
+
+def test_a_probe_of_another_model_is_refused(
+    trainer_of: Any, tmp_path: Path, model_of: Any, tokenizer: Any
+) -> None:
+    """A folder is itself by any path to it."""
+    path, folder = tmp_path / "probe.json", tmp_path / "base"
+    model_of().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for name in (str(folder), f"{tmp_path}/./base"):
+        path.write_text(probe_of(name))
+        assert Percentiles.of_probe(path, str(folder)) == SQUARES
+    path.write_text(probe_of("owner/other"))
+    with pytest.raises(ConfigError, match="is a probe of 'owner/other', and the model to train is"):
+        SFTTrainer(
+            model=str(folder),
+            args=trainer_of(LOWEST_TENTH, percentiles=str(path)).args,
+            train_dataset=rows(4),
+            processing_class=tokenizer,
+        )
+
+
+@pytest.mark.parametrize(
+    ("objective", "probe", "message"),
+    [
+        ("nll", probe_of("base"), "percentiles: the objective has no quantile"),
+        (LOWEST_TENTH, "{}", "percentiles: '.*' holds no percentiles of a probe"),
+        ({"name": "threshold", "low_quantile": 0.9, "high": 0.1}, probe_of("base"), "low must be <= high"),
+    ],
+)
+def test_percentiles_of_no_use_are_refused_before_rows_are_read(
+    arguments: dict[str, Any], tmp_path: Path, objective: Any, probe: str, message: str
+) -> None:
+    path = tmp_path / "probe.json"
+    path.write_text(probe)
+    with pytest.raises(ConfigError, match=message):
+        SFTConfig(**arguments, objective=objective, percentiles=str(path))
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"every": 3}', "[" * 100_000])

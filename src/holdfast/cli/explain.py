@@ -101,6 +101,11 @@ def _token_objective(text: str) -> TokenObjective:
             f"'{name}' works on pairs and is no function of one probability; --plot draws the token objectives: "
             f"{', '.join(list_objectives('token'))}"
         )
+    if objective.needs_percentiles:
+        raise ConfigError(
+            f"'{text}': its bounds are quantiles of a model's probabilities on some rows; `holdfast probe` measures "
+            "those: draw it with the probabilities there (threshold:low=0.2)"
+        )
     return objective
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from holdfast.data.processes import require_processes
 from holdfast.demo.continuum_cell import give_a_taste, make_base, run_cell
 from holdfast.demo.continuum_config import ContinuumConfig, Spec
 from holdfast.files import replacing
@@ -57,6 +58,7 @@ def run_sweep(
     Returns:
         The sweep's folder. Stop it at any time: what is finished stays, and a second call goes on from there.
     """
+    require_processes("--jobs", jobs, least=1)
     folder = Path(config.output_dir).expanduser()
     cells = list(grid(config, folder))
     say(f"{len(cells)} cells, {sum(cell.path.exists() for cell in cells)} of them done already, in {folder}")

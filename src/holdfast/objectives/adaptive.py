@@ -20,8 +20,9 @@ class Adaptive(TokenObjective):
     """The α family, α following capability: NLL where the model knows nothing, near 1 − p where it knows.
 
     f = (1 − p^α)/α with α = lowest + (highest − lowest)(3t² − 2t³), t = (c − weak)/(strong − weak) held to [0, 1]; c is
-    the capability: the mean probability of the target tokens that carry information. A trainer measures it over the
-    steps before and calls `at`; called alone, the objective uses the `capability` it was given.
+    the capability: the mean probability of the target tokens that carry information, or that of the other ones where
+    it is less. A trainer measures it over the steps before and calls `at`; called alone, the objective uses the
+    `capability` it was given.
     """
 
     name: ClassVar[str] = "adaptive"

@@ -53,10 +53,10 @@ class Threshold(TokenObjective):
     low: float = number(0.0, "least probability that counts", at_least=0, at_most=1)
     high: float = number(1.0, "greatest probability that counts", at_least=0, at_most=1)
     low_quantile: float | None = number(
-        None, "in place of low: the share of the base model's target tokens below it", at_least=0, at_most=1
+        None, "in place of low: the share of the base model's target tokens below it", at_least=0, below=1
     )
     high_quantile: float | None = number(
-        None, "in place of high: the share of the base model's target tokens below it", at_least=0, at_most=1
+        None, "in place of high: the share of the base model's target tokens below it", above=0, at_most=1
     )
     normalize: str = choice("kept", "divide by the kept tokens or by all", among=("kept", "all"))
 
@@ -66,8 +66,8 @@ class Threshold(TokenObjective):
             if getattr(self, f"{bound}_quantile") is not None and getattr(self, bound) != unbounded:
                 raise ValueError(f"threshold: give {bound} or {bound}_quantile, not both")
         low, high = (getattr(self, f"{bound}_quantile") for bound in ("low", "high"))
-        if low is not None and high is not None and low > high:
-            raise ValueError(f"threshold: low_quantile must be <= high_quantile, got {low} and {high}")
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"threshold: low_quantile must be < high_quantile, got {low} and {high}")
         if self.low > self.high:
             raise ValueError(f"threshold: low must be <= high, got low={self.low} and high={self.high}")
 

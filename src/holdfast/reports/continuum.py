@@ -39,7 +39,7 @@ class Row:
         found = self.against[decoding]
         if not found:
             return ""
-        if abs(_mean(found)) < LEAST_DIFFERENCE or min(found) < 0 < max(found):
+        if abs(_mean(found)) < LEAST_DIFFERENCE or min(found) <= 0 <= max(found):
             return "0"
         return "+" if _mean(found) > 0 else "-"
 

@@ -1,4 +1,9 @@
-"""The model's capability as training goes: the running mean probability of target tokens that carry information."""
+"""The model's capability as training goes: the running mean probability of target tokens, by what they ask of it.
+
+Tokens that carry information say what the model knows. Those that the format gives away are near 1 for any model that
+has met the format, and would drown the others; but where they are not, the answers may be known and their format is
+not, and an objective that trusts the model's prior would never learn it. So the capability is the lesser of two means.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +21,9 @@ from holdfast.training.metrics import wide
 class CapabilityTracker:
     """A mean over global batches, in which one counts half as much as one `half_life` batches later.
 
-    Counted by tokens: every target token that carries information (see `InformativeTokens`) in all micro-batches of a
-    global batch on all processes has the same weight, so the mean does not depend on how a global batch is cut. It
-    moves only when a global batch is closed. Nothing is read from the device.
+    Counted by tokens: every target token of its kind (see `InformativeTokens`) in all micro-batches of a global batch
+    on all processes has the same weight, so the mean does not depend on how a global batch is cut. It moves only when a
+    global batch is closed. Nothing is read from the device.
 
     Args:
         half_life: in global batches; 0: the last one alone.
@@ -30,21 +35,24 @@ class CapabilityTracker:
     ) -> None:
         self._information = information.to(device)
         self._decay = 0.5 ** (1 / half_life) if half_life else 0.0
-        self._sums = wide(torch.zeros(2, device=device))  # of p, and of tokens; older batches count less
+        # of p, and of tokens: those that carry information, and those given away; older batches count less
+        self._sums = wide(torch.zeros(2, 2, device=device))
         self._start = torch.tensor(start, dtype=torch.float64).to(self._sums)
         self._open = torch.zeros_like(self._sums)  # of the global batch at work, on this process
 
     @property
     def capability(self) -> Tensor:
-        """() in [0, 1]."""
-        total, count = self._sums
-        return torch.where(count > 0, total / count.clamp(min=torch.finfo(count.dtype).tiny), self._start)
+        """() in [0, 1]; where no token carried information so far, the start."""
+        total, count = self._sums.unbind(1)
+        mean = torch.where(count > 0, total / count.clamp(min=torch.finfo(count.dtype).tiny), 1.0)
+        return torch.where(count[0] > 0, mean.min(), self._start)
 
     def add(self, batch: Batch, logps: Tensor) -> None:
         """Add a micro-batch: (scored,) log-probs of its target tokens, nats."""
         carried = self._information(batch)
         p = wide(logps.detach()).exp()
-        self._open += torch.stack([torch.where(carried, p, 0.0).sum(), wide(carried.sum())])
+        kinds = torch.stack([carried, ~carried])
+        self._open += torch.stack([torch.where(kinds, p, 0.0).sum(1), wide(kinds.sum(1))], dim=1)
 
     def forget(self) -> None:
         """Drop the global batch at work: it is done again."""

@@ -14,13 +14,14 @@ from transformers.training_args import OptimizerNames
 
 from holdfast.data.lengths import MAX_LENGTH
 from holdfast.data.processes import require_processes
-from holdfast.errors import ConfigError, did_you_mean
+from holdfast.errors import ConfigError, DataError, did_you_mean
 from holdfast.models.quantized import require_bitsandbytes, require_quantization
 from holdfast.objectives.base import Kind
 from holdfast.objectives.pairs import PairObjective
 from holdfast.objectives.registry import objective_spec, resolve_objective
 from holdfast.objectives.token import TokenObjective
 from holdfast.ranks import on_cpu
+from holdfast.training.percentiles import Percentiles
 from holdfast.training.spikes import LONGEST_WINDOW, WARM_UP
 
 # transformers' names of those that live in bitsandbytes.
@@ -217,6 +218,18 @@ class SFTConfig(LeanConfig):
     max_prompt_length: int | None = None
 
     learning_rate: float = 2e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.percentiles is None:
+            return
+        assert isinstance(self.objective, TokenObjective)  # resolved
+        if not self.objective.needs_percentiles:
+            raise ConfigError("percentiles: the objective has no quantile for a bound; leave it out")
+        try:
+            self.objective.with_percentiles(Percentiles.of_probe(self.percentiles).at)
+        except (DataError, ValueError) as error:
+            raise ConfigError(f"percentiles: {error}") from error
 
 
 def _gpu_has_bfloat16() -> bool:

@@ -75,6 +75,7 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
     objective: Any
     data_collator: Any
     padding_free: bool  # as far as the model takes it
+    model_name: str | None  # as it was given, if it was given by name
     head: str  # how log-probs come from hidden states, in words
     config_class: ClassVar[type[LeanConfig]]
     default_output_dir: ClassVar[str]
@@ -108,6 +109,7 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
             for name, rows in given.items()
             if rows is not None
         }
+        self.model_name = str(model) if isinstance(model, str | Path) else None
         set_seed(args.seed)  # an adapter draws its start: the same in every run, and in every process
         model = prepare_model(model, args, peft_config, list(self.prepared.values()), tokenizer)
         install_logprob_forward(model)

@@ -16,14 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from holdfast.errors import DataError
-from holdfast.training.lean_trainer import LeanTrainer
-from holdfast.training.scoring import score_targets
+from holdfast.errors import ConfigError, DataError
 
 COUNT = 101  # 0 to 100
-MEASURED_ROWS = 10_000  # of a larger data set, a sample of so many
 
 
 @dataclass(frozen=True)
@@ -52,35 +48,39 @@ class Percentiles:
         return cls(tuple(found.tolist()))
 
     @classmethod
-    def of_probe(cls, path: str | Path) -> Percentiles:
+    def of_probe(cls, path: str | Path, model: str | None = None) -> Percentiles:
         """Those of all target tokens in the `probe.json` that `holdfast probe` wrote.
+
+        Args:
+            model: the name of the model that is to be trained, if it has one.
 
         Raises:
             DataError: the file cannot be read, or holds no percentiles.
+            ConfigError: it is a probe of another model.
         """
         try:
-            values = json.loads(Path(path).expanduser().read_bytes())["every"]["percentiles"]
+            document = json.loads(Path(path).expanduser().read_bytes())
+            values, model_of_probe = document["every"]["percentiles"], str(document["probed"]["model"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"'{path}' holds no percentiles of a probe ({type(error).__name__}: {error}): give the probe.json that "
                 "`holdfast probe` writes"
             ) from error
+        if model is not None and not _is_named(model, model_of_probe):
+            raise ConfigError(
+                f"'{path}' is a probe of '{model_of_probe}', and the model to train is '{model}': its percentiles are "
+                "not this model's. Probe this one, or leave `percentiles` out to have them measured"
+            )
         try:
             return cls(tuple(values))
         except (DataError, TypeError) as error:
             raise DataError(f"'{path}': every.percentiles: {error}") from error
 
 
-def measure_percentiles(trainer: LeanTrainer, dataset: Any) -> Percentiles:
-    """Percentiles of `dataset`'s target tokens under the trainer's model as it stands.
-
-    Of more than `MEASURED_ROWS` rows, a sample drawn by the run's seed. Every process takes part; all get the whole.
-    """
-    if len(dataset) > MEASURED_ROWS:
-        chosen = np.random.default_rng(trainer.args.seed).permutation(len(dataset))[:MEASURED_ROWS]
-        dataset = dataset.select(sorted(chosen.tolist()))
-    logps = score_targets(trainer, dataset, "percentiles of the base model")
-    return Percentiles.of(torch.exp(logps.clamp(max=0)).numpy())
+def _is_named(model: str, other: str) -> bool:
+    """Whether two names are one hub name, or lead to one folder."""
+    one, two = (Path(name).expanduser() for name in (model, other))
+    return model == other or (one.exists() and two.exists() and one.samefile(two))
 
 
 def _rising(values: Sequence[float]) -> bool:

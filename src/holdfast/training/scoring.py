@@ -16,10 +16,12 @@ from tqdm.auto import tqdm
 from holdfast.data.collate import Batch
 from holdfast.models.token_logprobs import token_logprobs
 from holdfast.training.lean_trainer import LeanTrainer
+from holdfast.training.percentiles import Percentiles
 from holdfast.training.shares import EvenWithoutRows, Shares
 
 # Below this probability a rejected token counts as collapsed: formatting collapse shows here first.
 COLLAPSED = 1e-4
+MEASURED_ROWS = 10_000  # for percentiles; of a larger data set, a sample of so many
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,18 @@ def score_targets(trainer: LeanTrainer, dataset: Any, description: str) -> Tenso
             places = np.concatenate([np.arange(ends[row] - counts[row], ends[row]) for row in rows])
             found[torch.from_numpy(places)] = logps
     return _of_all(trainer, found)
+
+
+def measure_percentiles(trainer: LeanTrainer, dataset: Any) -> Percentiles:
+    """Percentiles of `dataset`'s target tokens under the trainer's model as it stands.
+
+    Of more than `MEASURED_ROWS` rows, a sample drawn by the run's seed. Every process takes part; all get the whole.
+    """
+    if len(dataset) > MEASURED_ROWS:
+        chosen = np.random.default_rng(trainer.args.seed).permutation(len(dataset))[:MEASURED_ROWS]
+        dataset = dataset.select(sorted(chosen.tolist()))
+    logps = score_targets(trainer, dataset, "percentiles of the base model")
+    return Percentiles.of(torch.exp(logps.clamp(max=0)).numpy())
 
 
 def _scored(

@@ -22,8 +22,9 @@ from holdfast.training.capability_tracker import CapabilityTracker
 from holdfast.training.config import SFTConfig
 from holdfast.training.lean_trainer import LeanTrainer, MicroBatch
 from holdfast.training.metrics import wide
-from holdfast.training.percentiles import Percentiles, measure_percentiles
+from holdfast.training.percentiles import Percentiles
 from holdfast.training.preparation import Prepared, prepare_sft
+from holdfast.training.scoring import measure_percentiles
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class SFTTrainer(LeanTrainer):
         if not self.objective.needs_percentiles:
             self._take_measured(self.objective)
         elif self.args.percentiles is not None:
-            self._take_percentiles(Percentiles.of_probe(self.args.percentiles))
+            self._take_percentiles(Percentiles.of_probe(self.args.percentiles, self.model_name))
 
     def _take_percentiles(self, percentiles: Percentiles) -> None:
         """Have the objective's quantiles be probabilities, from here on.
