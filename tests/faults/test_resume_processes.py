@@ -136,3 +136,29 @@ def test_what_fails_for_one_fails_for_both(tmp_path: Path, shared: str) -> None:
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
         f"checkpoint-{step}" for step in (2, 4, 6)
     ]
+
+
+def test_what_the_model_knows_is_measured_by_both(tmp_path: Path) -> None:
+    """Percentiles before the first step, capability after each: as one process has them."""
+    still: dict[str, Any] = {
+        "lora": False,
+        "model": {"attention_dropout": 0.0},
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "objective": {"name": "threshold", "base": {"name": "adaptive", "weak": 0.0}, "low_quantile": 0.1},
+    }
+
+    def train(folder: str, **more: Any) -> dict[str, Any]:
+        trainer = trainer_of("sft", tmp_path / folder, **still, **more)
+        trainer.train()
+        names = ("loss", "capability", "alpha", "tokens/kept")
+        logged = [[log[name] for name in names] for log in trainer.state.log_history if "loss" in log]
+        return {"percentiles": list(trainer.percentiles.values), "logged": logged}
+
+    alone = train("one")
+
+    def work(rank: int) -> None:
+        torch.testing.assert_close(train("two", **HALF), alone, rtol=1e-5, atol=1e-7)
+
+    in_two(work, tmp_path / "said", nullcontext)
+    assert len({capability for _, capability, _, _ in alone["logged"]}) == 6
