@@ -307,6 +307,21 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
         (tmp_path / "run").chmod(0o755)
 
 
+def test_a_file_system_that_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks, root too."""
+    store = CheckpointStore(tmp_path / "run")
+    store.save(1, writer("the first"))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(arguments[0]))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    for action in (lambda: store.preflight(1), lambda: store.save(2, writer("the new one"))):
+        with pytest.raises(CheckpointError, match=r"cannot be written to '.*run': Read-only file system"):
+            action()
+    assert said(store.newest()) == "the first"
+
+
 # ---- two processes, one folder
 
 HOLD = """

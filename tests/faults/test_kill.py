@@ -24,12 +24,17 @@ from tests.faults.runs import Picture, little_to_collect, run, trainer_of
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "5"))
 SEED = int(os.environ.get("HOLDFAST_SOAK_SEED", "0"))
 EVERY_MOMENT = os.environ.get("HOLDFAST_MOMENTS") == "all"
-SETTINGS = {"lora": True, "save_steps": 2, "save_total_limit": 1}
+SETTINGS = {"save_steps": 2, "save_total_limit": 1}
 
 
 def train(folder: Path) -> Picture:
     """What an unattended run does each time that it is started."""
-    return run(trainer_of("slime", folder, **SETTINGS), "auto")
+    return run(trainer_of("slime", folder, lora=True, **SETTINGS), "auto")
+
+
+def fine_tune(folder: Path) -> Picture:
+    """Likewise, of a supervised run that trains every weight."""
+    return run(trainer_of("sft", folder, lora=False, **SETTINGS), "auto")
 
 
 def in_a_process(work: Callable[[], object]) -> int:
@@ -113,16 +118,17 @@ def test_killed_at_moments_of_its_saves(tmp_path: Path, whole: Picture, moments:
         assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-def test_killed_at_any_time(tmp_path: Path, whole: Picture) -> None:
+def test_killed_at_any_time(tmp_path: Path) -> None:
+    whole = fine_tune(tmp_path / "whole" / "run")
     started = time.monotonic()
-    assert ended_by(in_a_process(lambda: train(tmp_path / "timed" / "run"))) == 0
+    assert ended_by(in_a_process(lambda: fine_tune(tmp_path / "timed" / "run"))) == 0
     longest = time.monotonic() - started
     draw = random.Random()  # another time each time
     for kill in range(KILLS):
         folder = tmp_path / str(kill) / "run"
-        child = in_a_process(lambda: train(folder))  # noqa: B023
+        child = in_a_process(lambda: fine_tune(folder))  # noqa: B023
         time.sleep(draw.uniform(0, longest))
         os.kill(child, signal.SIGKILL)
         assert ended_by(child) in (-signal.SIGKILL, 0)
         require_sound(folder)
-        train(folder).require_same(whole)
+        fine_tune(folder).require_same(whole)

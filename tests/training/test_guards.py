@@ -13,7 +13,7 @@ import torch
 
 from holdfast import SFTConfig, SFTTrainer
 from holdfast.errors import NonFiniteError
-from holdfast.training.guards import StepGuard
+from holdfast.training.guards import MOST_OVERFLOWS_IN_A_ROW, StepGuard
 from tests.training.conftest import rows
 
 
@@ -81,6 +81,20 @@ def test_a_scaler_looks_after_gradients_that_overflow(trainer: Any) -> None:
     assert guard.state_dict()["detector"]["grad_norm"]["values"] == []
     with pytest.raises(NonFiniteError, match="the loss is nan"):
         guard_of(trainer, [math.nan], [[0]]).admits(trainer, torch.tensor(1.0))
+
+
+def test_a_scaler_that_does_not_help(trainer: Any) -> None:
+    """Halved forty times its scale is nothing: the gradient is broken, and the run must not end as if it had trained."""
+    trainer.accelerator.scaler = object()
+    guard = guard_of(trainer, [2.0], [[0]])
+    for _ in range(MOST_OVERFLOWS_IN_A_ROW - 1):
+        guard.admits(trainer, torch.tensor(math.inf))
+    going_on = guard_of(trainer, [2.0], [[0]])
+    going_on.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    for one in (guard, going_on):
+        with pytest.raises(NonFiniteError, match="not finite"):
+            one.admits(trainer, torch.tensor(math.nan))
+    assert guard_of(trainer, [2.0], [[0]]).admits(trainer, torch.tensor(1.0)) == (True, 1.0)
 
 
 def test_a_report_that_cannot_be_written_hides_nothing(trainer: Any, tmp_path: Path) -> None:
