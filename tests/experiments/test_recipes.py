@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from holdfast.experiments.config import load_config
 from holdfast.experiments.dry_run import dry_run
 from holdfast.experiments.dry_run_words import words
+from holdfast.models.tiny import tiny_bpe_tokenizer, tiny_model
+from tests.training.conftest import rows
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 BLL = RECIPES / "beyond_log_likelihood"
@@ -57,6 +60,33 @@ def test_every_recipe_resolves_in_a_dry_run(
     ]
     assert f"output_dir: {config.output_dir}" in "\n".join(words(found))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stands for a model and rows that are there."""
+    folder = tmp_path_factory.mktemp("fetched")
+    tokenizer = tiny_bpe_tokenizer([" ".join(row["prompt"] for row in rows(20))], 320)
+    model = tiny_model(
+        "llama", len(tokenizer), max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id
+    )
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(600)), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_recipe_would_start_where_model_and_rows_are_there(
+    path: Path, fetched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = [f"data.source={fetched / 'rows.jsonl'}", "data.split=null"]
+    if load_config(path).model.name is not None:
+        there += [f"model.name={fetched / 'model'}", "model.chat_template=null", "model.revision=null"]
+    found = dry_run(load_config(path, there))
+    assert found.refusals == []
+    assert all(plan.steps for plan in found.stages)
 
 
 def test_every_backbone_of_each_domain() -> None:

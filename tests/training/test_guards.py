@@ -84,7 +84,7 @@ def test_a_scaler_looks_after_gradients_that_overflow(trainer: Any) -> None:
 
 
 def test_a_scaler_that_does_not_help(trainer: Any) -> None:
-    """Halved forty times its scale is nothing: the gradient is broken, and the run must not end as if it had trained."""
+    """Halved forty times its scale is nothing: the gradient is broken, and the run must not end as if trained."""
     trainer.accelerator.scaler = object()
     guard = guard_of(trainer, [2.0], [[0]])
     for _ in range(MOST_OVERFLOWS_IN_A_ROW - 1):
