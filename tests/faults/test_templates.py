@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,6 +198,22 @@ def test_a_template_without_end_is_ended(
     ended = refused(loops + TEMPLATE)
     assert ended.error.startswith(f"{rows}:1: the chat template of ")
     assert "may never come to an end" in ended.error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone limits memory")
+def test_a_template_that_asks_for_all_memory_gets_none(
+    refused: Refused, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "MOST_MEMORY", 1 << 30)
+    ended = refused("{{ 'x' * (messages|length * 10**10) }}" + TEMPLATE)
+    assert ended.error.startswith(f"{rows}:1: the chat template of ")
+    assert "asks for more than 1 GiB of memory" in ended.error
+
+
+def test_a_template_that_writes_a_book_is_refused(refused: Refused, rows: Path) -> None:
+    ended = refused("{{ 'x' * (messages|length * 10**7) }}" + TEMPLATE)
+    assert ended.error.startswith(f"{rows}:1: the chat template of ")
+    assert "characters of a conversation of" in ended.error
 
 
 def test_a_template_without_end_is_ended_in_other_processes(

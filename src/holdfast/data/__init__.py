@@ -14,6 +14,7 @@ faults.py              why a row cannot be used: the reasons, and what carries t
 validation.py          every row checked; strict refuses, lenient sets aside
 splits.py              disjoint by prompt, decided by a seeded hash
 time_limit.py          how long somebody else's program, such as a chat template, may compute
+memory_limit.py        how much memory it may take
 rendering.py           a tokenizer and its chat template, and what is checked of both
 lengths.py             max_length: one rule for both sides of a pair, and its report
 template_content.py    whether a template keeps what the messages say

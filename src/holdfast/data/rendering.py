@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from holdfast.data.faults import RowFault
+from holdfast.data.memory_limit import memory_limit
 from holdfast.data.messages import not_template_inputs
 from holdfast.data.records import Message, Record
 from holdfast.data.time_limit import OverTime, time_limit
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 
 SHOWN = 6  # tokens shown on each side of a fault
 CONTEXT = 40  # characters shown on each side of a fault
-LONGEST = 20  # seconds that a template may compute on one conversation; microseconds are usual
+# What a template may take for one conversation: seconds (microseconds are usual), and bytes, which are watched for the
+# first ones alone, for it costs a tenth of a row; and the characters it may make, beside so many times what it was given.
+LONGEST = 20
+MOST_MEMORY, WATCHED = 4 << 30, 100
+MOST_ADDED, MOST_TIMES = 1 << 20, 16
 
 
 class ChatRenderer:
@@ -57,6 +63,7 @@ class ChatRenderer:
         self.bos_text = str(tokenizer.bos_token)
         self.eos_to_append: list[int] = [tokenizer.eos_token_id] if append_eos else []
         self.end_tokens = _end_tokens(tokenizer)
+        self._rendered = 0
         if taken := not_template_inputs(self.chat_template_kwargs):
             raise ConfigError(f"chat_template_kwargs: {taken}")
         if append_eos and tokenizer.eos_token_id is None:
@@ -81,7 +88,9 @@ class ChatRenderer:
                 "template to take (a base model's instruct variant, say)"
             )
         try:
-            with time_limit(LONGEST):
+            self._rendered += 1
+            watch = memory_limit(MOST_MEMORY) if self._rendered <= WATCHED else nullcontext()
+            with time_limit(LONGEST), watch:
                 text = self.tokenizer.apply_chat_template(
                     list(messages),
                     tools=record.tools,
@@ -95,10 +104,21 @@ class ChatRenderer:
                 f"{record.where}: the chat template of '{self.name}' computes for more than {LONGEST} seconds on "
                 "this conversation; it may never come to an end"
             ) from error
+        except MemoryError as error:
+            raise DataError(
+                f"{record.where}: the chat template of '{self.name}' asks for more than {MOST_MEMORY >> 30} GiB of "
+                "memory on this conversation"
+            ) from error
         except Exception as error:  # a template is a program, and can fail in any way
             raise RowFault(
                 "template", f"the chat template refuses this conversation: {type(error).__name__}: {error}"
             ) from error
+        given = sum(len(message["content"]) for message in messages)
+        if len(text) > MOST_ADDED + MOST_TIMES * given and not record.tools:
+            raise DataError(
+                f"{record.where}: the chat template of '{self.name}' makes {len(text):,} characters of a conversation "
+                f"of {given:,}: it cannot be meant so"
+            )
         return str(text)
 
     def trained_header(self, prompt: Sequence[Message], answer: Message, record: Record) -> str:
