@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SHOWN = 6  # tokens shown on each side of a fault
 CONTEXT = 40  # characters shown on each side of a fault
 # What a template may take for one conversation: seconds (microseconds are usual), and bytes, which are watched for the
-# first ones alone, for it costs a tenth of a row; and the characters it may make, beside so many times what it was given.
+# first ones alone, for it costs a tenth of a row; and the characters it may make, beside so many times those given.
 LONGEST = 20
 MOST_MEMORY, WATCHED = 4 << 30, 100
 MOST_ADDED, MOST_TIMES = 1 << 20, 16
