@@ -84,6 +84,25 @@ def test_a_row_that_repeats_itself_counts_once() -> None:
     assert found.informative[-10:].all()
 
 
+def test_copies_of_a_prompt_are_no_other_rows() -> None:
+    """Three rows twelve times: alone they give away nothing, and none gives away the other copies' answers."""
+    rows, prompt_of = [[1, 10, 2], [1, 11, 2], [1, 12, 2]] * 12, np.array([0, 1, 2] * 12)
+    row_of = np.repeat(np.arange(36), 3)
+    targets = np.array([token for row in rows for token in row], dtype=np.int64)
+    assert not blind_guess(targets, row_of).informative.reshape(36, 3)[:, 2].any()
+    assert blind_guess(targets, row_of, prompt_of).informative.all()
+
+
+@pytest.mark.parametrize("copies", [1, 2, 5])
+def test_a_row_counts_the_same_however_often_it_is_copied(copies: int) -> None:
+    rows = [[1, 2, 10 + n % 3, 3, 20 + n] for n in range(12)]
+    alone = guess(rows)
+    targets = np.array([token for row in rows * copies for token in row], dtype=np.int64)
+    found = blind_guess(targets, np.repeat(np.arange(12 * copies), 5), np.tile(np.arange(12), copies))
+    np.testing.assert_array_equal(found.agreement, np.tile(alone.agreement, copies))
+    np.testing.assert_array_equal(found.probability, np.tile(alone.probability, copies))
+
+
 def test_no_tokens_are_no_error() -> None:
     assert not len(blind_guess(np.zeros(0, np.int64), np.zeros(0, np.int64)).agreement)
 

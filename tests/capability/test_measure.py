@@ -108,6 +108,43 @@ def test_an_unseen_cipher_is_weak_although_its_plain_mean_is_high(
     assert found.informative.mean_probability.high < 0.4
 
 
+def test_known_answers_under_another_key_are_not_left_to_p(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """As strong as under the key it knows; but 1 − p would never learn the new one."""
+    rows = sft_rows(300, seed=5, wrong_share=0.0)
+    renamed = [row | {"completion": row["completion"].replace('"answer"', '"result"')} for row in rows]
+    known, new = probed(model, tokenizer, rows), probed(model, tokenizer, renamed)
+    assert (known.regime.name, new.regime.name) == ("strong", "strong")
+    assert known.format_ruled_out.value == pytest.approx(0.0, abs=0.005)
+    assert new.format_ruled_out.value is not None
+    assert new.format_ruled_out.value > 0.3
+    assert known.recommendation.objective == {"name": "p"}
+    assert new.recommendation.objective == {"name": "f_alpha", "alpha": 0.3}
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_fewer_than_ten_prompts_decide_nothing(
+    count: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """A task it has never met would pass for known: in so few rows its format is not recognised."""
+    rows = cipher_rows(count)
+    for given in (rows, rows * 3):
+        found = probed(model, tokenizer, given)
+        assert found.capability.value is not None
+        assert found.regime.name == "undecided"
+        assert found.recommendation.objective == {"name": "nll"}
+        assert found.probed.prompts == count
+
+
+def test_copies_of_rows_change_no_figure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = sft_rows(15, seed=5, wrong_share=0.0)
+    once, often = probed(model, tokenizer, rows), probed(model, tokenizer, rows * 4)
+    assert often.capability.value == pytest.approx(once.capability.value, abs=1e-6)
+    assert often.probed.prompts == once.probed.prompts
+    assert any("different prompts. Rows of one prompt" in caveat for caveat in often.recommendation.caveats)
+
+
 def test_a_coin_flip_that_is_only_guessed_is_weak(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -234,6 +271,9 @@ def test_bad_rows_are_refused_or_left_out(model: PreTrainedModel, tokenizer: Pre
     assert (found.probed.rows, found.probed.refused) == (12, 1)
     with pytest.raises(ConfigError, match="at least 1 must be probed"):
         probed(model, tokenizer, rows, limit=0)
+    for seed in (-1, 2**32):
+        with pytest.raises(ConfigError, match="seed: must be at least 0 and below"):
+            probed(model, tokenizer, rows, seed=seed)
 
 
 def test_rows_may_be_an_iterator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.capability.demonstrations import RowSettings, take_in_demonstrations
-from holdfast.capability.pilot import CANDIDATES, candidates, pilot
+from holdfast.capability.pilot import CANDIDATES, LONGEST_ANSWER, candidates, pilot
 from holdfast.capability.pilot_report import PilotReport
 from holdfast.data.intake import Intake
 from holdfast.demo.world import sft_rows
@@ -88,6 +90,46 @@ def test_rows_that_judge_are_not_trained_on(tokenizer: PreTrainedTokenizerBase) 
     assert found.train_rows > 80
 
 
+def test_answers_too_long_to_match_are_not_generated(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most are long: nothing is generated, and likelihood alone is compared."""
+    asked: list[int] = []
+
+    def counted(model: Any, tokenizer: Any, questions: Any, *arguments: Any, **options: Any) -> Any:
+        asked.append(len(questions))
+        assert all(question.answer_tokens <= LONGEST_ANSWER for question in questions)
+        return np.ones(len(questions))
+
+    # the package has a function of the module's name
+    monkeypatch.setattr(sys.modules["holdfast.capability.pilot"], "exact_matches", counted)
+
+    def piloted(short_share: float) -> PilotReport:
+        rows = [
+            row if n < 100 * short_share else row | {"completion": "a" * (LONGEST_ANSWER + 1)}
+            for n, row in enumerate(sft_rows(100, 0))
+        ]
+        return pilot(
+            tiny(tokenizer),
+            tokenizer,
+            taken(rows, tokenizer),
+            steps=1,
+            settings=QUICK,
+            objectives=ENDS,
+            held_out_rows=20,
+            samples=1,
+        )
+
+    long = piloted(0.0)
+    assert asked == []
+    assert (long.asked_rows, long.longest_answer) == (0, LONGEST_ANSWER)
+    assert {winner.criterion for winner in long.winners} == {"likelihood"}
+    mixed = piloted(0.8)
+    assert 0 < mixed.asked_rows < mixed.held_out_rows
+    assert set(asked) == {mixed.asked_rows}
+    assert mixed.arm("nll").scores["greedy"].value == 1  # of those asked
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -98,6 +140,9 @@ def test_rows_that_judge_are_not_trained_on(tokenizer: PreTrainedTokenizerBase) 
         ({"objectives": ENDS | {"start": {"name": "p"}}}, "none of them named 'start'"),
         ({"settings": QUICK | {"learning_rate": -1}}, "learning_rate must be at least 0"),
         ({"settings": QUICK | {"optim": "nonsense"}}, "pilot: .*nonsense"),
+        ({"settings": QUICK | {"percentiles": "x"}}, "percentiles has no effect in a pilot"),
+        ({"settings": QUICK | {"eval_strategy": "steps"}}, "eval_strategy has no effect in a pilot"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"objectives": {"a": {"name": "slime"}, "b": {"name": "nll"}}}, "takes a token objective"),
     ],
 )

@@ -10,13 +10,19 @@ from holdfast.capability.pilot_report import START, Arm, PilotReport, Scores, Wi
 OBJECTIVES = {"nll": {"name": "nll"}, "p": {"name": "p"}}
 
 
-def scores(greedy: list[float], sampled: list[float] | None = None, logp: float = -1.0) -> Scores:
+def scores(
+    greedy: list[float],
+    sampled: list[float] | None = None,
+    logp: float = -1.0,
+    asked: list[float] | None = None,
+) -> Scores:
     rows = len(greedy)
     return Scores(
         np.full(rows, logp),
         np.full(rows, 2.0),
         np.array(greedy),
         np.array(greedy if sampled is None else sampled),
+        np.ones(rows) if asked is None else np.array(asked),
     )
 
 
@@ -69,6 +75,19 @@ def test_without_a_right_answer_there_is_no_winner_by_answers() -> None:
     assert winners["likelihood"].best == "p"
 
 
+def test_rows_that_were_not_asked_count_neither_way() -> None:
+    asked = [1.0, 1.0, 0.0, 0.0]
+    arms, winners = compared(
+        nll=scores([1.0, 0.0, 0.0, 0.0], asked=asked), p=scores([1.0, 1.0, 0.0, 0.0], asked=asked)
+    )
+    assert (arms["nll"].scores["greedy"].value, arms["p"].scores["greedy"].value) == (0.5, 1.0)
+    assert arms["nll"].scores["likelihood"].value == -0.5  # of all four
+    assert winners["greedy"].best == "p"
+    arms, winners = compared(nll=scores([0.0] * 4, asked=[0.0] * 4), p=scores([0.0] * 4, asked=[0.0] * 4))
+    assert arms["p"].scores["answers"].value is None
+    assert set(winners) == {"likelihood"}
+
+
 def test_without_nll_nothing_is_compared_with_it() -> None:
     found, _ = compare(
         {"p": scores([1.0, 0.0]), "f": scores([1.0, 1.0])},
@@ -81,7 +100,7 @@ def test_without_nll_nothing_is_compared_with_it() -> None:
 
 def test_arms_and_winners_by_name() -> None:
     arms, winners = compare({"nll": scores([1.0]), "p": scores([0.0])}, OBJECTIVES, {"nll": 0.5}, 0)
-    report = PilotReport(1, 2, 1, 1, 0, {}, arms, winners)
+    report = PilotReport(1, 2, 1, 1, 64, 1, 0, {}, arms, winners)
     assert report.arm("nll").final_loss == 0.5
     assert report.winner("greedy") == Winner("greedy", "nll", ("p",))  # one row has no interval
     assert report.winner("nothing") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from holdfast.capability.blind_guess import ROWS_NEEDED
 from holdfast.capability.intervals import Estimate
 from holdfast.capability.regime import STRONG_FROM, WEAK_BELOW, regime_of
 
@@ -25,9 +26,14 @@ from holdfast.capability.regime import STRONG_FROM, WEAK_BELOW, regime_of
     ],
 )
 def test_an_interval_is_in_a_regime_or_between_two(low: float, high: float, name: str) -> None:
-    assert regime_of(Estimate((low + high) / 2, low, high)).name == name
+    assert regime_of(Estimate((low + high) / 2, low, high), 300).name == name
 
 
-def test_without_an_interval_the_value_decides() -> None:
-    assert regime_of(Estimate(0.7)).name == "strong"
-    assert regime_of(Estimate(None)).name == "undecided"
+def test_without_an_interval_nothing_is_decided() -> None:
+    assert regime_of(Estimate(0.7), 300).name == "undecided"
+    assert regime_of(Estimate(None), 300).name == "undecided"
+
+
+def test_rows_in_which_no_format_can_be_recognised_decide_nothing() -> None:
+    assert regime_of(Estimate(0.8, 0.7, 0.9), ROWS_NEEDED).name == "undecided"
+    assert regime_of(Estimate(0.8, 0.7, 0.9), ROWS_NEEDED + 1).name == "strong"

@@ -21,10 +21,11 @@ from tests.capability.conftest import by_hand
 def report(rows: int = 12) -> CapabilityReport:
     probabilities = [[1.0, 0.2 + 0.05 * n, 0.9] for n in range(rows)]
     targets = [[1, 10 + n, 2] for n in range(rows)]
-    probed = Probed("model", "rows.jsonl", rows, rows, 0, "digest", 0, 1024, "float32", 0)
+    probed = Probed("model", "rows.jsonl", rows, rows, rows, 0, "digest", 0, 1024, "float32", 0)
     return assemble(
         by_hand(probabilities, targets),
         [f"rows.jsonl:{n + 1}" for n in range(rows)],
+        np.arange(rows),
         ["rows.jsonl"] * rows,
         probed,
         RowSettings().run("model", "rows.jsonl"),
@@ -33,12 +34,12 @@ def report(rows: int = 12) -> CapabilityReport:
 
 def piloted() -> CapabilityReport:
     scores = {
-        name: Scores(-np.ones(4), np.ones(4), np.array([1, 0, 1, 0.0]), np.full(4, share))
+        name: Scores(-np.ones(4), np.ones(4), np.array([1, 0, 1, 0.0]), np.full(4, share), np.ones(4))
         for name, share in (("start", 0.1), ("nll", 0.5), ("p", 0.25))
     }
     objectives = {"nll": {"name": "nll"}, "p": {"name": "p"}}
     arms, winners = compare(scores, objectives, {"nll": 0.3, "p": float("nan")}, seed=0)
-    return replace(report(), pilot=PilotReport(10, 40, 4, 2, 0, {"adapter": None}, arms, winners))
+    return replace(report(), pilot=PilotReport(10, 40, 4, 4, 64, 2, 0, {"adapter": None}, arms, winners))
 
 
 def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -67,10 +68,27 @@ def test_the_frame_of_the_answers_is_left_out_of_the_regime() -> None:
     assert own.capability.value == pytest.approx((p - q) / (1 - q))
 
 
+def test_what_the_model_rules_out_of_the_frame_is_the_formats() -> None:
+    """The first token is given away in every row; every third row rules it out. What is open does not count."""
+    probabilities = [[0.001 if n % 3 == 0 else 1.0, 0.001] for n in range(12)]
+    found = assemble(
+        by_hand(probabilities, [[1, 10 + n] for n in range(12)]),
+        [str(n) for n in range(12)],
+        np.arange(12),
+        ["rows"] * 12,
+        Probed("model", "rows.jsonl", 12, 12, 12, 0, "digest", 0, 1024, "float32", 0),
+        RowSettings().run("model", "rows.jsonl"),
+    )
+    assert found.format_ruled_out.value == pytest.approx(4 / 12)
+    assert found.format_ruled_out.low is not None
+    assert found.format_ruled_out.low < 4 / 12
+    assert report().format_ruled_out.value == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "'format' is 2, not 1"),
+        ({"format": 1}, "'format' is 1, not 2"),
         ({"every": None}, "'every'"),
         ({"regime": {"name": "great"}}, "'regime.name'"),
         ({"capability": {"value": "high"}}, "'capability.value'"),

@@ -105,8 +105,12 @@ def test_damaged_weights_are_an_error() -> None:
     model = tiny_model("llama", VOCAB)
     with torch.no_grad():
         model.get_input_embeddings().weight[7] = torch.nan
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="the model gives NaN for a token of row 1: its weights are damaged"):
         scored(model, [([1], [2, 3]), ([7], [2, 3])])
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match="NaN for a token of row 0"):
+        scored(model, [([1], [2, 3])])
 
 
 def test_a_batch_holds_a_row() -> None:

@@ -24,7 +24,7 @@ from tests.evaluation.small_benchmarks import (
     talk_assets,
     write_rows,
 )
-from tests.faults.scripted_server import Act, ScriptedServer, completion, question_of, send
+from tests.faults.scripted_server import Act, ScriptedServer, completion, hang, question_of, send
 
 
 def run(*arguments: Any) -> Result:
@@ -104,6 +104,45 @@ def test_a_dry_run_counts_calls_tokens_and_cost(talk: list[Any], tmp_path: Path)
     assert "no prices given" in unwritten
 
 
+def test_a_dry_run_leaves_out_what_a_run_would_not_ask(talk: list[Any]) -> None:
+    """Judgments of a file, of the folder's own file, and replies."""
+    with ScriptedServer(lambda body: send(completion("[[6]]"))) as server:
+        stdout(run(*talk, "--judge-url", server.url, "--judge-model", "j", "-o", "out"))
+    file = Path("out/model_judgment/j_single.jsonl")
+    dry = [*talk, "--judge-model", "j", "--dry-run"]
+    assert stdout(run(*dry, "--judgments", file, "-o", "new")).startswith("0 calls")
+    part = Path("part.jsonl")
+    part.write_text("".join(file.read_text("utf-8").splitlines(keepends=True)[:5]), encoding="utf-8")
+    assert stdout(run(*dry, "--judgments", part, "-o", "new")).startswith("3 calls")
+    assert not Path("new").exists()
+    Path("out/judge_replies.jsonl").unlink()
+    part.replace(file)
+    before = file.read_bytes()
+    assert stdout(run(*dry, "-o", "out")).startswith("3 calls")
+    assert stdout(run(*dry, "-o", "out", "--judgings", 2)).startswith("11 calls")
+    other = ["--judge-extra", '{"max_tokens": 9}']  # what a file does not say is taken to be as asked
+    assert stdout(run(*dry, "-o", "out", *other)).startswith("3 calls")
+    assert (file.read_bytes(), Path("out/judge_replies.jsonl").exists()) == (before, False)
+
+
+def test_a_dry_run_of_games_leaves_them_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arena_assets(tmp_path / "arena")
+    mine, other = arena_answers(tmp_path / "m.jsonl"), arena_answers(tmp_path / "before.jsonl")
+    games = ["arena_hard", "--assets", "arena", "--answers", mine, "--judge-model", "j", "--baseline", other]
+    with ScriptedServer(lambda body: send(completion("[[A=B]]"))) as server:
+        stdout(run(*games, "--judge-url", server.url, "-o", "out"))
+    file = Path("out/model_judgment/j/m.jsonl")
+    part = Path("part.jsonl")
+    part.write_text("".join(file.read_text("utf-8").splitlines(keepends=True)[:4]), encoding="utf-8")
+    assert "\n4 calls" in stdout(run(*games, "--dry-run", "--judgments", part, "-o", "new"))
+    Path("out/judge_replies.jsonl").unlink()
+    part.replace(file)
+    assert "\n4 calls" in stdout(run(*games, "--dry-run", "-o", "out"))
+    counted = run(*games, "--dry-run", "-o", "out", "--json")
+    assert json.loads(stdout(counted))["calls"] == 4  # and nothing else in it
+
+
 def test_a_server_judges_and_a_second_run_pays_nothing(talk: list[Any]) -> None:
     with ScriptedServer(lambda body: send(completion("Rating: [[6]]"))) as server:
         asked = [*talk, "--judge-url", server.url, "--judge-model", "j", "-o", "out"]
@@ -137,7 +176,7 @@ def test_two_runs_compared(talk: list[Any], tmp_path: Path) -> None:
         file = judgments(tmp_path / f"{name}.jsonl", score=score)
         stdout(run(*talk, "--judgments", file, "--rescore", "-o", name))
     shown = stdout(run("compare", "a", "b"))
-    assert "m against m, MT-Bench questions, custom: +1.000, 4 questions paired" in shown
+    assert "b against a, MT-Bench questions, custom: +1.000, 4 questions paired" in shown
     assert "4 better, 0 worse, 0 the same" in shown
     assert "4 questions are too few for an interval" in shown
     assert "What flipped" in Path("b/comparison.html").read_text("utf-8")
@@ -207,9 +246,93 @@ def test_a_judge_that_takes_other_keys(talk: list[Any]) -> None:
         shown = stdout(run(*talk, "--judge-url", server.url, *extra))
         assert "max_tokens" not in server.asked[0]
         assert server.asked[0]["max_completion_tokens"] == 9
-    assert "judge settings other than temperature 0 and 2048 tokens" in shown
+        assert "judge settings other than temperature 0 and 2048 tokens" in shown
+        without = str(failure(*talk, "--rescore"))
+        assert "8 replies to the same questions under other judge settings" in without
+        assert "failures.jsonl" not in without
+        assert "4.000" in stdout(run(*talk, "--rescore", *extra))
+        stdout(run(*talk, "--judge-url", server.url))  # other settings are another question
+        assert len(server.asked) == 16
     for text in ("[1]", "{"):
         assert "--judge-extra" in str(failure(*talk, "--dry-run", "--judge-extra", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '{"max_completion_tokens": "abc"}',
+            "'max_completion_tokens' must be a whole number from 1, not 'abc'",
+        ),
+        ('{"top_k": NaN}', "'top_k' cannot be sent as JSON"),
+        ('{"messages": []}', "'messages' is set by the client"),
+    ],
+)
+def test_keys_that_no_judge_takes_are_one_message(talk: list[Any], text: str, said: str) -> None:
+    error = failure(*talk, "--dry-run", "--judge-extra", text)
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith(f"--judge-extra: {said}")
+
+
+def test_how_long_and_how_often_a_server_is_asked(talk: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(lambda body: send(b"", 500)) as server:
+        to = [*talk, "--judge-url", server.url, "--judge-model", "j"]
+        error = failure(*to, "--attempts", 2, "--concurrency", 1, "--limit", 1)
+        assert "tried 2 times" in str(error)
+        for option in ("--connect-timeout", "--read-timeout", "--total-timeout"):
+            assert "must be above 0 seconds" in str(failure(*to, option, 0))
+        assert "attempts must be 1 to 100" in str(failure(*to, "--attempts", 0))
+    monkeypatch.setattr("holdfast.cli.eval_progress.TOLD", 0.01)
+    with ScriptedServer(lambda body: hang) as server:
+        to = [*talk, "--judge-url", server.url, "--judge-model", "j", "--limit", 1, "--attempts", 1]
+        result = run(*to, "--total-timeout", 0.2)
+        assert "no whole answer within 0.2 seconds" in str(result.exception)
+        assert "judgments: 0 of 2, 0 failed\n" in result.stderr
+        assert "silent for too long" in str(failure(*to, "--read-timeout", 0.2))
+        answering = ["-m", "x", "--backend", "server", "--model-url", server.url, "-o", "out"]
+        failure("mt_bench", "--assets", "mt", *answering, *to[5:], "--total-timeout", 0.2)
+        assert "within 0.2 seconds" in Path("out/generation/x/failures.jsonl").read_text("utf-8")
+    for option, default in (
+        ("--connect-timeout", "10.0"),
+        ("--read-timeout", "300.0"),
+        ("--total-timeout", "600.0"),
+        ("--attempts", "6"),
+    ):
+        assert re.search(rf"{option} .*\[default: {default}\]", stdout(run("mt_bench", "--help")))
+
+
+def test_files_are_written_before_anything_is_said(
+    talk: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a reader that leaves loses nothing."""
+    there: list[bool] = []
+    monkeypatch.setattr(
+        "holdfast.cli.eval_judged.say",
+        lambda _: there.append(Path(expected).exists()),
+    )
+    for expected in ("a/report.html", "a/comparison.html"):
+        file = judgments(tmp_path / "gpt-4_single.jsonl")
+        if expected == "a/report.html":
+            stdout(run(*talk, "--judgments", file, "--rescore", "-o", "a"))
+        else:
+            stdout(run("compare", "a", "a"))
+    assert there == [True, True]
+
+
+def test_replies_cut_before_they_began_are_said(talk: list[Any]) -> None:
+    cut = completion("").replace(b'"stop"', b'"length"')
+    with ScriptedServer(
+        lambda body: send(cut if "first 1?" in question_of(body) else completion("[[5]]"))
+    ) as server:
+        to = [*talk, "--judge-url", server.url, "--judge-model", "j", "-o", "out", "--missing-limit", 1]
+        for _ in range(2):
+            shown = stdout(run(*to))
+            assert (
+                "judgments cut at the judge's max_tokens: 2, 2 of them without any text; they are not"
+                in shown
+            )
+        assert len(server.asked) == 8
+    assert "2 of them without any text" in Path("out/report.html").read_text("utf-8")
 
 
 def test_pairs_need_a_judge(tmp_path: Path) -> None:
@@ -232,10 +355,13 @@ def test_a_model_answers_is_judged_and_goes_on(tmp_path: Path, monkeypatch: pyte
     """The whole way, with the demonstration's tiny model: its answers are short, and its own."""
     monkeypatch.chdir(tmp_path)
     talk_assets(tmp_path / "mt")
+    monkeypatch.setattr("holdfast.cli.eval_progress.TOLD", 0.001)
     with start_folder() as start, ScriptedServer(lambda body: send(completion("[[4]]"))) as server:
         asked = ["mt_bench", "--assets", "mt", "-m", start, "--model-id", "tiny", "--max-tokens", 6]
         asked += ["--judge-url", server.url, "--judge-model", "j", "-o", "out"]
-        shown = stdout(run(*asked))
+        first_run = run(*asked)
+        shown = stdout(first_run)
+        assert re.search("answers: [0-9]+ of 4, 0 failed\n", first_run.stderr)
         assert shown.startswith("tiny, MT-Bench questions, custom: 4.000")
         assert "answers of at most 6 tokens, not 1024" in shown
         written = Path("out/model_answer/tiny.jsonl").read_text("utf-8")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ from transformers import PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from holdfast.capability import CapabilityReport, probe
+from holdfast.capability.demonstrations import RowSettings
+from holdfast.capability.measure import load
 from holdfast.cli.main import app
-from holdfast.cli.probe import pilot_config
+from holdfast.cli.probe import pilot_config, piloted_run
 from holdfast.demo.run import start_folder
 from holdfast.demo.world import sft_rows, tiny_tokenizer
 from holdfast.errors import ConfigError, DataError, HoldfastError, Interrupted, ModelError
-from holdfast.experiments.config import load_config
+from holdfast.experiments.config import AdapterSection, load_config
+from holdfast.models.loading import load_tokenizer
 from holdfast.models.tiny import tiny_model
 
 PILOT = "use_cpu=true per_device_train_batch_size=4 learning_rate=1e-3 adapter=null".split()
@@ -69,6 +74,8 @@ def test_it_shows_the_regime_and_a_yaml_that_loads(start: Path, rows: Path) -> N
     shown = stdout(run(start, "rows.jsonl", "--max-length", 128))
     assert shown.startswith("weak: capability ")
     assert "Objective: nll" in shown
+    assert "p of tokens that carry information" in shown
+    assert "given away, p < 0.01" in shown
     assert "saved: runs/probe-tiny/probe.json" in shown
     pasted = shown[shown.index("\nmodel: ") : shown.index("saved:")]
     file = rows.with_name("run.yaml")
@@ -109,6 +116,77 @@ def test_a_pilot_is_part_of_the_report(start: Path, rows: Path) -> None:
     assert report.pilot.settings["learning_rate"] == 1e-3
     assert report.pilot.settings["adapter"] is None
     assert "no candidate gave a single answer" in report.recommendation.reason
+    Path("run.yaml").write_text(report.recommendation.yaml, encoding="utf-8")
+    pasted = load_config("run.yaml")
+    assert pasted.adapter is None
+    assert (pasted.sft or {})["learning_rate"] == 1e-3
+    assert (pasted.sft or {})["per_device_train_batch_size"] == 4
+
+
+def test_the_file_to_paste_is_the_run_the_pilot_measured(start: Path, rows: Path) -> None:
+    settings = [
+        *("learning_rate=1e-3", "adapter=null", "per_device_train_batch_size=4", "use_cpu=true"),
+        *(f"model.tokenizer={start}", "model.dtype=float32", "lr_scheduler_type=cosine"),
+    ]
+    config = pilot_config(str(start), "rows.jsonl", settings)
+    run = RowSettings(max_length=128, append_eos=True).run(str(start), "rows.jsonl")
+    rows.with_name("run.yaml").write_text(yaml.safe_dump(piloted_run(run, config, 3)), encoding="utf-8")
+    found = load_config(rows.with_name("run.yaml"))
+    assert found.sft == config.sft
+    assert (found.model, found.adapter) == (config.model.model_copy(update={"append_eos": True}), None)
+    assert (found.data.max_length, found.seed) == (128, 3)
+    default = piloted_run(run, pilot_config(str(start), "rows.jsonl", []), 0)
+    assert default["adapter"] == AdapterSection().model_dump()
+    assert default["model"] == {"name": str(start), "append_eos": True}
+
+
+@pytest.fixture
+def no_pilot(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Lets the pilot end in an exception."""
+
+    def end_in(error: BaseException) -> None:
+        def fail(*arguments: Any, **options: Any) -> None:
+            raise error
+
+        # the package has a function of the module's name
+        monkeypatch.setattr(importlib.import_module("holdfast.capability.pilot"), "pilot", fail)
+
+    return end_in
+
+
+def test_a_pilot_that_fails_leaves_the_probe(
+    start: Path, rows: Path, no_pilot: Callable[[BaseException], None]
+) -> None:
+    no_pilot(ModelError("out of memory"))
+    result = run(start, rows, "--max-length", 128, "--pilot", 2, "-o", "out", "--html", "out/probe.html")
+    assert isinstance(result.exception, ModelError)
+    assert "saved before the pilot: out/probe.json" in result.stderr
+    assert CapabilityReport.load("out/probe.json") == probe(start, None, rows, max_length=128)
+    assert "Capability probe" in Path("out/probe.html").read_text(encoding="utf-8")
+    no_pilot(KeyboardInterrupt())
+    stopped = failure(start, rows, "--pilot", 2, "-o", "out")
+    assert isinstance(stopped, Interrupted)
+    assert "the pilot was stopped; what the probe found is in out/probe.json" in str(stopped)
+
+
+def test_the_probe_reads_the_model_and_tokenizer_of_the_pilot(
+    start: Path, rows: Path, no_pilot: Callable[[BaseException], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = load_tokenizer(str(start))
+    other.chat_template = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+    other.save_pretrained("other")
+    loaded: list[tuple[Any, ...]] = []
+
+    def spied(model: Any, tokenizer: Any, **options: Any) -> Any:
+        loaded.append((model, tokenizer, options["revision"]))
+        return load(model, tokenizer, **options)
+
+    monkeypatch.setattr("holdfast.capability.measure.load", spied)
+    no_pilot(ModelError("not today"))
+    failure(start, rows, "--pilot", 1, "-o", "out", "model.tokenizer=other", "model.revision=v1")
+    assert loaded == [(str(start), "other", "v1")]
+    assert CapabilityReport.load("out/probe.json").every == probe(start, "other", rows).every
+    assert CapabilityReport.load("out/probe.json").every != probe(start, None, rows).every
 
 
 def test_a_template_from_elsewhere_is_used_and_kept(start: Path, rows: Path) -> None:
@@ -134,6 +212,7 @@ def test_the_shipped_model_is_strong_on_what_it_was_trained_on(rows: Path) -> No
     [
         (["learning_rate=1e-3"], ConfigError, "ask for one with --pilot N"),
         (["--pilot", -1], ConfigError, "count from 0"),
+        (["--seed", -1], ConfigError, "seed: must be at least 0"),
         (["--batch-size", 0], ConfigError, "batch_size must be at least 1"),
         (["--max-length", 1], ConfigError, "max_length must be at least 2"),
         (["--format", "nonsense"], ConfigError, "nonsense"),
@@ -169,6 +248,14 @@ def test_a_bad_row_is_refused_or_left_out(start: Path, rows: Path) -> None:
     assert (shown["probed"]["rows"], shown["probed"]["refused"]) == (40, 1)
 
 
+def test_lenient_is_named_only_where_it_would_help(start: Path, rows: Path) -> None:
+    rows.write_text("{\n[\n", encoding="utf-8")
+    for mode in ("strict", "lenient"):
+        refused = str(failure(start, rows, "--validation", mode))
+        assert "No usable row is left" in refused
+        assert "--validation lenient" not in refused
+
+
 def test_stopped_by_the_user_it_writes_nothing(
     start: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +275,13 @@ def test_stopped_by_the_user_it_writes_nothing(
         ("objective.name=p", "the pilot compares several"),
         ("objective=p", "the pilot compares several"),
         ("max_steps=5", "the option --pilot"),
+        ("percentiles=x", "percentiles: is no setting of a pilot; leave it out"),
+        ("num_train_epochs=2", "is no setting of a pilot"),
+        ("model.quantization=nf4", "is no setting of a pilot; leave it out"),
+        ("model.append_eos=true", "the option --append-eos"),
+        ("data.sft_fraction=0.5", "is no setting of a pilot; leave it out"),
+        ("data.limit=5", "the option --rows"),
+        ("output_dir=x", "the option --output-dir"),
         ("train_on=all", "the option --train-on"),
         ("data.max_length=5", "the option --max-length"),
         ("seed=5", "the option --seed"),

@@ -145,6 +145,8 @@ def compared(**changes: Any) -> dict[str, Any]:
         "second": "after",
         "name": "MT-Bench",
         "difference": {"value": -0.25, "interval": interval(-0.5, 0.0), "n": 80, "clusters": 80},
+        "strict": None,
+        "withheld": [],
         "flips": [{"id": 81, "category": "writing", "first": 6.0, "second": 4.0}],
         "better": 0,
         "worse": 1,
@@ -175,9 +177,20 @@ def test_a_comparison_in_words() -> None:
     assert lines[0] == "after against before, MT-Bench: −0.250, −0.500 to 0.000 (95 %), 80 questions paired"
     assert lines[1] == "0 better, 1 worse, 79 the same"
     assert lines[3:] == [
-        "left out, without a score in one of the two: 1",
+        "left out, without a score or a turn in one of the two: 1",
         "not of the models alone, perhaps: seeds differ",
     ]
+    strict = {"value": 0.5, "interval": None, "n": 3, "clusters": 3}
+    assert comparison(compared(strict=strict))[1] == "by the strict parser: +0.500, 3 questions paired"
+
+
+def test_a_withheld_score_is_not_compared(tmp_path: Path) -> None:
+    found = compared(difference=None, withheld=["before: withheld: 12 % missing"], advice=[])
+    said = ["after against before, MT-Bench: no comparison, a score is missing", found["withheld"][0]]
+    assert comparison(found)[:2] == said
+    assert comparison(found)[2] == "of the questions that both have: 0 better, 1 worse, 79 the same"
+    page = write_flips(tmp_path / "c.html", found, tmp_path, tmp_path).read_text("utf-8")
+    assert all(line in page for line in said)
 
 
 def test_scores_in_words() -> None:

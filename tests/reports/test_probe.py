@@ -24,6 +24,7 @@ def test_it_stands_alone_and_is_whole(tmp_path: Path) -> None:
     assert page.count("<svg") == page.count("</svg>") == 3  # histograms, one curve
     assert "Pilot" not in page
     assert "By source" not in page  # one source is no comparison
+    assert "given away, p &lt; 0.01" in page
 
 
 def test_a_pilot_has_a_table(tmp_path: Path) -> None:

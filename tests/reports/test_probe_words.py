@@ -53,6 +53,7 @@ def test_lines_leave_out_what_was_not_measured() -> None:
     lines = {line.label: line for line in words.lines(found)}
     assert (lines["tokens"].every, lines["tokens"].informative) == ("36", "–")
     assert lines["mean p, guessed"].every == "–"
+    assert lines["given away, p < 0.01"].every == "0.000 [0.000, 0.000]"
 
 
 def test_the_histogram_keeps_every_token() -> None:
@@ -92,6 +93,26 @@ def test_a_criterion_without_a_winner_is_said() -> None:
     found = words.harmless(piloted().to_dict())
     found["pilot"]["winners"] = found["pilot"]["winners"][:1]
     assert "greedy exact: no candidate gave a single answer word for word" in words.winners(found)
+
+
+def test_a_pilot_that_generated_nothing_says_so() -> None:
+    found = words.harmless(piloted().to_dict())
+    assert "judged on 4 others, 2 samples each at temperature 1; seed 0" in words.pilot_facts(found)
+    found["pilot"] |= {"asked_rows": 3}
+    assert "2 samples for each of the 3 with short enough answers at temp" in words.pilot_facts(found)
+    found["pilot"] |= {"asked_rows": 0, "winners": found["pilot"]["winners"][:1]}
+    assert "no answers generated" in words.pilot_facts(found)
+    assert [line[:50] for line in words.winners(found)] == [
+        "likelihood: nll, not shown to be better than p",
+        "answers are not compared: most held-out ones have ",
+    ]
+
+
+def test_prompts_are_counted_where_rows_share_them() -> None:
+    found = report().to_dict()
+    assert "prompt" not in words.facts(found)
+    found["probed"]["prompts"] = 3
+    assert "12 of 12 rows (seed 0), 3 prompts, 36 target tokens" in words.facts(found)
 
 
 def test_texts_are_shown_harmlessly() -> None:

@@ -9,6 +9,7 @@ at the place, so it does not select tokens for being hard or easy.
 
 With `n` other rows at a context, a token that `c` of them go on with is guessed with probability c/(n + 1): one row's
 worth is left for what none of them has. A row that meets a context again counts once for every token it goes on with.
+Rows of one prompt count as one row: a copy of a row says nothing of its format, and would give its answer away.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class BlindGuess(NamedTuple):
         return self.agreement < AGREEMENT
 
 
-def blind_guess(targets: Integers, row_of: Integers) -> BlindGuess:
+def blind_guess(targets: Integers, row_of: Integers, prompt_of: Integers | None = None) -> BlindGuess:
     """Hold every target token against the answers of the other rows.
 
     Time grows as tokens · log(tokens); memory with the tokens. The result does not depend on the rows' order.
@@ -46,11 +47,13 @@ def blind_guess(targets: Integers, row_of: Integers) -> BlindGuess:
     Args:
         targets: (tokens,) ids, row after row.
         row_of: (tokens,) the number of each token's row, rising.
+        prompt_of: (rows,) the number of each row's prompt; None: each row has its own.
     """
     count = len(targets)
     agreement, probability = np.zeros(count), np.zeros(count)
     starts = np.flatnonzero(np.diff(row_of, prepend=-1))
     place = np.arange(count) - np.repeat(starts, np.diff(np.r_[starts, count]))
+    owner = row_of if prompt_of is None else prompt_of[row_of]
     # what may precede a token: another token, the answer's start, or nothing, before the start
     tokens, known = np.unique(targets, return_inverse=True)
     start, nothing = len(tokens), len(tokens) + 1
@@ -64,7 +67,7 @@ def blind_guess(targets: Integers, row_of: Integers) -> BlindGuess:
             inside = place[alive] >= order
             before[inside] = known[alive[inside] - order]
             context = _numbered(context * (nothing + 1) + before)
-        found = _of_others(context, known[alive], row_of[alive])
+        found = _of_others(context, known[alive], owner[alive])
         used = (found.others >= ROWS_NEEDED) | (order == 0)
         agreement[alive[used]] = found.most[used] / (found.others[used] + 1)
         probability[alive[used]] = found.same[used] / (found.others[used] + 1)

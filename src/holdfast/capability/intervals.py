@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 RESAMPLES = 1000
+SEEDS = 2**32  # a seed is below it, and at least 0: a run's
 CELLS = 4_000_000  # entries of the table of weights that are held at a time
 
 Floats = NDArray[np.float64]

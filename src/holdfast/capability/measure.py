@@ -15,15 +15,16 @@ from transformers import PreTrainedTokenizerBase
 
 from holdfast.capability.blind_guess import blind_guess
 from holdfast.capability.demonstrations import RowSettings, some_rows, take_in_demonstrations
-from holdfast.capability.intervals import Estimate, row_bootstrap
+from holdfast.capability.intervals import SEEDS, Estimate, row_bootstrap
 from holdfast.capability.recommendation import recommend
 from holdfast.capability.regime import regime_of
 from holdfast.capability.report import CapabilityReport, HardRow, Probed
 from holdfast.capability.scoring import ScoredTokens, score_tokens
-from holdfast.capability.summary import Group, by_index, by_part, groups, summarise
+from holdfast.capability.summary import Group, by_index, by_part, groups, share_ruled_out, summarise
 from holdfast.data.encoders import TrainOn
 from holdfast.data.lengths import MAX_LENGTH, Overflow
 from holdfast.data.sources import file_of, read_rows
+from holdfast.data.splits import position
 from holdfast.data.stored import StoredRows
 from holdfast.data.validation import Mode
 from holdfast.errors import ConfigError, DataError, did_you_mean
@@ -87,6 +88,8 @@ def probe(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"rows: at least 1 must be probed, not {limit}")
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(f"seed: must be at least 0 and below 2**32, not {seed}")
     rows = list(rows) if isinstance(rows, Iterator) else rows
     own, reader = load(model, tokenizer, dtype=dtype, revision=model_revision, chat_template=chat_template)
     settings = RowSettings(
@@ -110,12 +113,14 @@ def probe(
     scored = score_tokens(
         own, sample.tokens, int(reader.pad_token_id), batch_size=batch_size, progress=progress
     )
-    where = [record.where for record in sample]
+    where, prompts = zip(*((record.where, position(record, seed)) for record in sample), strict=True)
+    prompt_of = np.unique(prompts, return_inverse=True)[1]
     probed = Probed(
         model=_name_of(model, own),
         data=intake.report.source,
         rows=len(intake.rows),
         sampled=len(sample),
+        prompts=int(prompt_of.max()) + 1,
         refused=sum(intake.report.refused.values()),
         digest=sample.digest(),
         seed=seed,
@@ -125,12 +130,13 @@ def probe(
     )
     sources = _sources(rows, where, source_column, split, revision)
     named = str(rows) if isinstance(rows, str | Path) else "DATA"
-    return assemble(scored, where, sources, probed, settings.run(probed.model, named))
+    return assemble(scored, where, prompt_of, sources, probed, settings.run(probed.model, named))
 
 
 def assemble(
     scored: ScoredTokens,
     where: Sequence[str],
+    prompt_of: NDArray[np.int64],
     sources: Sequence[str],
     probed: Probed,
     run: Mapping[str, Any],
@@ -139,22 +145,25 @@ def assemble(
 
     Args:
         where, sources: each row's place, and the group it belongs to.
+        prompt_of: (rows,) the number of each row's prompt.
         run: see `recommend`.
     """
-    guess = blind_guess(scored.targets, scored.row_of)
+    guess = blind_guess(scored.targets, scored.row_of, prompt_of)
     informative = guess.informative
     every = summarise(scored, np.ones_like(informative), probed.seed)
     if every is None:
         raise DataError("there is no target token to probe")
     carrying = summarise(scored, informative, probed.seed)
     capability, guessed = _above_guessing(scored, informative, guess.probability, probed.seed)
-    regime = regime_of(capability)
+    unknown_format = share_ruled_out(scored, ~informative, probed.seed)
+    regime = regime_of(capability, probed.prompts)
     answers = np.exp(np.bincount(scored.row_of, scored.logps, scored.rows))
     whole_answer = row_bootstrap(answers, np.ones(scored.rows), probed.seed)[0]
     return CapabilityReport(
         probed=probed,
         every=every,
         informative=carrying,
+        format_ruled_out=unknown_format,
         guess=guessed,
         capability=capability,
         whole_answer=whole_answer,
@@ -163,7 +172,9 @@ def assemble(
         by_source=_by_source(scored, informative, sources, probed.seed),
         hardest=_hardest(scored, informative, where),
         regime=regime,
-        recommendation=recommend(regime, every, carrying, whole_answer, run),
+        recommendation=recommend(
+            regime, every, carrying, unknown_format, whole_answer, run, prompts=probed.prompts
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from holdfast.capability.answers import Question, exact_matches, questions
 from holdfast.capability.demonstrations import some_rows
+from holdfast.capability.intervals import SEEDS
 from holdfast.capability.pilot_report import START, PilotReport, Scores, compare
 from holdfast.capability.scoring import score_tokens
 from holdfast.data.intake import Intake
@@ -30,6 +31,19 @@ from holdfast.training.sft_trainer import SFTTrainer
 HELD_OUT_SHARE = 0.2  # of the rows, at most
 HELD_OUT_ROWS = 200
 SAMPLES = 4
+# Tokens of an answer up to which it is generated and matched word for word. With p = 0.95 a token, an answer of 64 is
+# sampled whole with a chance of 0.04: longer ones tell no candidate from another, and cost the most.
+LONGEST_ANSWER = 64
+SHARE_TO_ASK = 0.5  # of the held-out answers that must be short enough; else none is generated
+# Settings that the pilot settles itself, or that none of its candidates reads.
+WITHOUT_EFFECT = frozenset(
+    {
+        *("objective", "max_steps", "num_train_epochs", "output_dir", "seed", "data_seed", "disable_tqdm"),
+        *("save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end"),
+        *("eval_strategy", "eval_steps", "eval_on_start", "eval_delay", "per_device_eval_batch_size"),
+        *("percentiles", "train_on"),
+    }
+)
 
 # The shapes worth telling apart: prior-averse, in between, prior-leaning, and the paper's thresholded NLL.
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {
@@ -53,7 +67,8 @@ class _Arena:
 
     tokenizer: PreTrainedTokenizerBase
     held_out: Prepared
-    asked: list[Question]
+    questions: list[Question]
+    asked: list[int]  # numbers of the questions that are put, those with an answer short enough
     samples: int
     batch_size: int
     seed: int
@@ -87,7 +102,7 @@ def pilot(
     Args:
         model: a name, loaded anew for every candidate, or a model, which is copied and left as it is.
         intake: checked and tokenized supervised rows; part of them is held out, by prompt.
-        settings: fields of `SFTConfig`, but for the objective and `max_steps`.
+        settings: fields of `SFTConfig`, but for `WITHOUT_EFFECT`.
         adapter: settings of `lora_config` (`{}` for its defaults); None trains every weight.
         objectives: by default `candidates()`.
         held_out_rows: at most so many, and at most a fifth of the rows.
@@ -95,18 +110,25 @@ def pilot(
         batch_size: held-out rows scored or answered at a time.
 
     Raises:
-        ConfigError: no steps, samples or candidates; settings that the trainer refuses.
+        ConfigError: no steps, samples or candidates; settings that the trainer refuses, or that have no effect here.
         DataError: too few rows, or too few different prompts, to hold any out.
     """
     given = candidates() if objectives is None else {name: dict(spec) for name, spec in objectives.items()}
     for name, number in (("steps", steps), ("samples", samples), ("held_out_rows", held_out_rows)):
         if number < 1:
             raise ConfigError(f"pilot: {name} must be at least 1, not {number}")
+    idle = sorted(WITHOUT_EFFECT & set(settings or {}))
+    if idle:
+        raise ConfigError(f"pilot: {idle[0]} has no effect in a pilot; leave it out")
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(f"pilot: seed must be at least 0 and below 2**32, not {seed}")
     if len(given) < 2 or START in given:
         raise ConfigError(f"pilot: two objectives or more are to be compared, none of them named '{START}'")
     train, held_out = _split(intake, held_out_rows, seed)
-    asked = questions(held_out.dataset, tokenizer, {*held_out.end_tokens, int(tokenizer.eos_token_id)})
-    arena = _Arena(tokenizer, held_out, asked, samples, batch_size, seed, progress)
+    found = questions(held_out.dataset, tokenizer, {*held_out.end_tokens, int(tokenizer.eos_token_id)})
+    short = [number for number, question in enumerate(found) if question.answer_tokens <= LONGEST_ANSWER]
+    asked = short if len(short) >= SHARE_TO_ASK * len(found) else []
+    arena = _Arena(tokenizer, held_out, found, asked, samples, batch_size, seed, progress)
     scores: dict[str, Scores] = {}
     losses: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory(prefix="holdfast-pilot-") as scratch:
@@ -133,6 +155,8 @@ def pilot(
         steps=steps,
         train_rows=len(train.dataset),
         held_out_rows=len(held_out.dataset),
+        asked_rows=len(asked),
+        longest_answer=LONGEST_ANSWER,
         samples=samples,
         seed=seed,
         settings={"adapter": dict(adapter) if adapter is not None else None, **(settings or {})},
@@ -169,7 +193,8 @@ def _arguments(
 def _judge(trainer: SFTTrainer, arena: _Arena, name: str) -> Scores:
     """The model as it stands on the held-out rows."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    options: dict[str, Any] = {"seed": arena.seed, "batch_size": arena.batch_size}
+    rows = len(arena.questions)
+    greedy, sampled = np.zeros(rows), np.zeros(rows)
     with trainer.accelerator.autocast():
         scored = score_tokens(
             model,
@@ -177,22 +202,24 @@ def _judge(trainer: SFTTrainer, arena: _Arena, name: str) -> Scores:
             int(arena.tokenizer.pad_token_id),
             batch_size=arena.batch_size,
         )
-        greedy, sampled = (
-            exact_matches(
-                model,
-                arena.tokenizer,
-                arena.asked,
-                arena.ends,
-                temperature=temperature,
-                samples=samples,
-                description=f"{name}, answering" if arena.progress else None,
-                **options,
-            )
-            for temperature, samples in ((0.0, 1), (1.0, arena.samples))
-        )
+        for right, temperature, samples in ((greedy, 0.0, 1), (sampled, 1.0, arena.samples)):
+            if arena.asked:
+                right[arena.asked] = exact_matches(
+                    model,
+                    arena.tokenizer,
+                    [arena.questions[number] for number in arena.asked],
+                    arena.ends,
+                    temperature=temperature,
+                    samples=samples,
+                    seed=arena.seed,
+                    batch_size=arena.batch_size,
+                    description=f"{name}, answering" if arena.progress else None,
+                )
     tokens = np.bincount(scored.row_of, minlength=scored.rows).astype(float)
     logps = np.bincount(scored.row_of, scored.logps, scored.rows).astype(float)
-    return Scores(logps, tokens, greedy, sampled)
+    asked = np.zeros(rows)
+    asked[arena.asked] = 1
+    return Scores(logps, tokens, greedy, sampled, asked)
 
 
 def _let_go(trainer: SFTTrainer) -> None:

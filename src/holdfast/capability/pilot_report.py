@@ -25,13 +25,14 @@ class Scores:
     tokens: Floats
     greedy: Floats  # 1 or 0
     sampled: Floats  # share of the samples
+    asked: Floats  # 1 where answers were generated, else 0
 
     def parts(self, criterion: str) -> tuple[Floats, Floats]:
         """Numerator and denominator of the criterion, by row."""
         if criterion == "likelihood":
             return self.logp, self.tokens
         right = (self.greedy + self.sampled) / 2 if criterion == "answers" else getattr(self, criterion)
-        return right, np.ones_like(self.tokens)
+        return right, self.asked
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,19 @@ class PilotReport:
     Attributes:
         train_rows, held_out_rows: disjoint by prompt.
         samples: answers a held-out prompt at temperature 1.
+        asked_rows: held-out rows that answers were generated for; 0: their answers are too long to match word for word.
+        longest_answer: tokens of an answer, up to which it is generated.
         settings: of the trainings, as given.
         arms: the start, then each candidate.
-        winners: by criterion; those of answers are missing where no candidate gets a single answer right.
+        winners: by criterion; those of answers are missing where no candidate gets a single answer right, or none was
+            generated.
     """
 
     steps: int
     train_rows: int
     held_out_rows: int
+    asked_rows: int
+    longest_answer: int
     samples: int
     seed: int
     settings: dict[str, Any]

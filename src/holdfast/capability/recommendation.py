@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from holdfast.capability.blind_guess import ROWS_NEEDED
 from holdfast.capability.intervals import Estimate
 from holdfast.capability.pilot_report import PilotReport
 from holdfast.capability.regime import Regime
@@ -47,15 +48,23 @@ OBJECTIVES: Mapping[str, tuple[Mapping[str, Any], str]] = {
     ),
     "undecided": (
         NLL,
-        "These rows decide nothing: no token of theirs carries information, or too few rows do. NLL is what is used "
-        "when nothing is known.",
+        "These rows decide nothing: no token of theirs carries information, or they are too few to tell. NLL is what "
+        "is used when nothing is known.",
     ),
 }
+KNOWN_IN_NEW_FORMAT = (
+    "The model knows most of these answers, but not the format they stand in. 1 − p leaves unlikely tokens alone, and "
+    "would not learn it; a small alpha still pulls on them, and spares the answers' own unlikely tokens."
+)
 
 SHORT = 16  # informative tokens of an answer, on average: up to here it is short
 NOISY = 0.05  # of the informative tokens ruled out, from which a model that knows the rest meets noise
+# Of the tokens given away, ruled out: 0.000 to 0.004 on tasks known, with wrong answers and unknown, in a known format;
+# 0.49 with another key in the JSON. The lower bound is held against it: of free text a handful of tokens is given away.
+NEW_FORMAT = 0.05
 KNOWN = 0.25  # chance of a whole answer, from which some rows are simply known
-FEW_ROWS = 50
+FEW_ROWS = 50  # or prompts
+FEW_COPIES = 0.9  # different prompts a row, from which intervals by row are hardly too narrow
 
 
 @dataclass(frozen=True)
@@ -78,27 +87,44 @@ def recommend(
     regime: Regime,
     every: TokenSummary,
     informative: TokenSummary | None,
+    format_ruled_out: Estimate,
     whole_answer: Estimate,
     run: Mapping[str, Any],
+    *,
+    prompts: int,
 ) -> Recommendation:
-    """The objective for a regime.
+    """The objective for a regime; a strong model that does not know the answers' format gets a small alpha.
 
     Args:
+        format_ruled_out: of the tokens given away, the share with p below 0.01.
         whole_answer: the chance that a sampled answer is the row's.
         run: a run's file, to which the objective is added (see `RowSettings.run`).
+        prompts: different ones among the rows.
     """
     spec, reason = OBJECTIVES[regime.name]
-    with_objective = dict(run) | {"sft": {"objective": dict(spec), **run["sft"]}}
+    found = _caveats(regime, every, informative, whole_answer, prompts)
+    if regime.name == "strong" and (format_ruled_out.low or 0.0) >= NEW_FORMAT:
+        spec, reason = SMALL_ALPHA, KNOWN_IN_NEW_FORMAT
+        found = (
+            f"The answers are known, their format is not (yet): {format_ruled_out.value:.1%} of the tokens that the "
+            "other rows give away have p < 0.01, and where nine rows in ten agree that is no wrong label. Once the "
+            "format is learnt, or asked for in the prompt, probe again.",
+            *found,
+        )
     return Recommendation(
         objective=dict(spec),
         reason=reason,
-        caveats=_caveats(regime, every, informative, whole_answer),
-        yaml=_dumped(with_objective),
+        caveats=found,
+        yaml=_with_objective(run, spec),
     )
 
 
 def _caveats(
-    regime: Regime, every: TokenSummary, informative: TokenSummary | None, whole_answer: Estimate
+    regime: Regime,
+    every: TokenSummary,
+    informative: TokenSummary | None,
+    whole_answer: Estimate,
+    prompts: int,
 ) -> tuple[str, ...]:
     """What may make the recommendation wrong: first what shows in the figures, then what never does."""
     found = []
@@ -106,10 +132,25 @@ def _caveats(
     excluded = judged.share_ruled_out.value or 0.0
     length = judged.tokens / judged.rows
     ruled_out = f"{excluded:.1%} of the informative tokens have p < 0.01"
-    if judged.rows < FEW_ROWS:
+    few = f"Only {_count(every.rows, 'row')} of {_count(prompts, 'different prompt')}"
+    if prompts <= ROWS_NEEDED:
         found.append(
-            f"Only {judged.rows} rows were probed: intervals are wide, and a fixed answer format is hardly recognised "
-            "in so few."
+            f"{few}: too few to tell a fixed answer format from the answers, for which {ROWS_NEEDED + 1} different "
+            "prompts are needed."
+        )
+    elif prompts < FEW_ROWS:
+        found.append(
+            f"{few}: a fixed answer format is hardly recognised in so few, and an interval from so few is a rough one."
+        )
+    if judged.rows < min(FEW_ROWS, every.rows):
+        found.append(
+            f"Of {_count(every.rows, 'row')} only {judged.rows} have a token that carries information: little can be "
+            "read from so few."
+        )
+    if ROWS_NEEDED < prompts < FEW_COPIES * every.rows:
+        found.append(
+            f"The {every.rows:,} rows have {prompts:,} different prompts. Rows of one prompt are counted as one where "
+            "a format is recognised, but as independent draws in the intervals, which are too narrow by that."
         )
     if regime.name == "strong" and excluded >= NOISY:
         found.append(
@@ -144,38 +185,50 @@ def _caveats(
     return tuple(found)
 
 
-def settle(recommendation: Recommendation, pilot: PilotReport) -> Recommendation:
+def settle(recommendation: Recommendation, pilot: PilotReport, run: Mapping[str, Any]) -> Recommendation:
     """The recommendation after a pilot, which overturns it only where it is shown to be worse.
 
     Answers decide (the mean of greedy decoding and temperature 1). Likelihood never does: it is what NLL trains, so NLL
     is ahead by it wherever enough was trained, noise and all.
+
+    Args:
+        run: a run's file with the settings of the pilot, to which the objective is added.
     """
-    winner = pilot.winner("answers")
+    recommendation = replace(recommendation, yaml=_with_objective(run, recommendation.objective))
+    winner, steps = pilot.winner("answers"), _count(pilot.steps, "step")
     if winner is None:
-        sentence = (
-            f"The pilot of {pilot.steps} steps leaves it at that: no candidate gave a single answer word for word, and "
-            "likelihood, which NLL trains, does not decide."
+        why = (
+            "no candidate gave a single answer word for word"
+            if pilot.asked_rows
+            else f"most held-out answers have more than {pilot.longest_answer} tokens, too many to match word for word"
         )
+        sentence = f"The pilot of {steps} leaves it at that: {why}, and likelihood, which NLL trains, does not decide."
         return replace(recommendation, reason=f"{recommendation.reason} {sentence}")
     own = next((arm.name for arm in pilot.arms if arm.objective == recommendation.objective), None)
     if own == winner.best or own in winner.tied:
         rest = f" (not shown to be worse: {', '.join(winner.tied)})" if winner.tied else ""
-        sentence = f"The pilot of {pilot.steps} steps agrees: by its answers the best is {winner.best}{rest}."
+        word = "agrees" if own == winner.best else "does not contradict it"
+        sentence = f"The pilot of {steps} {word}: by its answers the best is {winner.best}{rest}."
         return replace(recommendation, reason=f"{recommendation.reason} {sentence}")
     best = pilot.arm(winner.best)
     assert best.objective is not None  # a winner is a candidate
     behind = f", and {own} is shown to be worse" if own is not None else ""
     rest = f" Not shown to be worse: {', '.join(winner.tied)}." if winner.tied else ""
-    run = yaml.safe_load(recommendation.yaml)
-    run["sft"]["objective"] = dict(best.objective)
     return replace(
         recommendation,
         objective=dict(best.objective),
-        reason=f"The pilot of {pilot.steps} steps decides: by its answers {winner.best} is best{behind}.{rest} The "
+        reason=f"The pilot of {steps} decides: by its answers {winner.best} is best{behind}.{rest} The "
         "probe alone would have said otherwise; one seed and a short training are no proof either.",
-        yaml=_dumped(run),
+        yaml=_with_objective(run, best.objective),
     )
 
 
-def _dumped(run: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _with_objective(run: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    """The run's file with this objective."""
+    stage = {key: value for key, value in run["sft"].items() if key != "objective"}
+    whole = dict(run) | {"sft": {"objective": dict(spec), **stage}}
+    return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)

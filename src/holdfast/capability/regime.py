@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from holdfast.capability.blind_guess import ROWS_NEEDED
 from holdfast.capability.intervals import Estimate
 
 WEAK_BELOW = 0.30  # the paper's weak settings end at 0.07, its intermediate ones begin at 0.50
@@ -37,7 +38,8 @@ class Regime:
     """Where a model stands, and between which boundaries that was read.
 
     Attributes:
-        name: `undecided` where nothing carries information, or the interval holds both boundaries.
+        name: `undecided` where nothing carries information, rows are too few to tell a format from an answer, there is
+            no interval, or it holds both boundaries.
         weak_below, strong_from: of the figure that was judged.
     """
 
@@ -46,12 +48,16 @@ class Regime:
     strong_from: float = STRONG_FROM
 
 
-def regime_of(capability: Estimate) -> Regime:
-    """The regime of the figure described above; a figure without an interval is taken at its value."""
-    if capability.value is None:
+def regime_of(capability: Estimate, prompts: int) -> Regime:
+    """The regime of the figure described above.
+
+    Args:
+        prompts: different ones among the rows. With `ROWS_NEEDED` or fewer no place is given away, so that a format
+            which the model knows would pass for knowledge of the answers.
+    """
+    low, high = capability.low, capability.high
+    if low is None or high is None or prompts <= ROWS_NEEDED:
         return Regime("undecided")
-    low = capability.value if capability.low is None else capability.low
-    high = capability.value if capability.high is None else capability.high
     if high < WEAK_BELOW:
         return Regime("weak")
     if low >= STRONG_FROM:

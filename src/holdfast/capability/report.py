@@ -19,7 +19,7 @@ from holdfast.capability.summary import Group, TokenSummary
 from holdfast.errors import DataError
 from holdfast.files import replacing
 
-FORMAT = 1  # of the file; raised when a reader of the former could misread it
+FORMAT = 2  # of the file; raised when a reader of the former could misread it
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Probed:
     """What was probed, and how; enough to do it again.
 
     Attributes:
-        rows: good rows of the source; `sampled` of them were probed.
+        rows: good rows of the source; `sampled` of them were probed, with `prompts` different prompts.
         refused: bad rows of the source, which lenient validation left out.
         digest: name of the set of probed rows.
         dtype: of the model's weights.
@@ -38,6 +38,7 @@ class Probed:
     data: str
     rows: int
     sampled: int
+    prompts: int
     refused: int
     digest: str
     seed: int
@@ -69,6 +70,8 @@ class CapabilityReport:
     Attributes:
         every: all target tokens. `every.mean_probability` is the paper's capability proxy (eq. 5).
         informative: the tokens that the other rows' answers do not give away (see `blind_guess`); None: there are none.
+        format_ruled_out: share with p below 0.01 of the other tokens, those given away. Nine rows in ten agree on
+            them, so a low probability there is no wrong label but a format that the model does not know.
         guess: mean probability of the informative tokens when guessed from the other rows' answers alone.
         whole_answer: the chance that an answer sampled at temperature 1 is the row's, token for token.
         capability: (p − q)/(1 − q) of the informative tokens, which decides the regime (see `regime`).
@@ -80,6 +83,7 @@ class CapabilityReport:
     probed: Probed
     every: TokenSummary
     informative: TokenSummary | None
+    format_ruled_out: Estimate
     guess: Estimate
     capability: Estimate
     whole_answer: Estimate

@@ -75,7 +75,6 @@ def score_tokens(
     counts = np.array([int(np.count_nonzero(mask)) for mask in masks])
     starts = np.r_[0, np.cumsum(counts)]
     _require_fit(model, columns, lengths)
-    check_logprob_forward(model, pad_token_id)
     device = causal_lm_of(model).get_input_embeddings().weight.device
     order = np.argsort(-lengths, kind="stable")
     collate = SFTCollator(pad_token_id)
@@ -93,19 +92,26 @@ def score_tokens(
                     for key, value in batch.items()
                 }
                 places = join([np.arange(starts[row], starts[row + 1]) for row in rows])
-                logps[places] = token_logprobs(model, sent).cpu().double().numpy()
+                own = token_logprobs(model, sent).cpu().double().numpy()
+                _require_numbers(own, np.repeat(rows, counts[rows]))
+                if not first:  # behind the first NaN, which it would call a difference in the logits
+                    check_logprob_forward(model, pad_token_id)
+                logps[places] = own
                 targets[places] = batch["target_ids"].numpy()
                 bar.update(len(rows))
     finally:
         model.train(was_training)
     row_of = np.repeat(np.arange(len(counts)), counts)
-    if np.isnan(logps).any():
-        row = int(row_of[np.flatnonzero(np.isnan(logps))[0]])
-        raise ModelError(
-            f"the model gives NaN for a token of row {row}: its weights are damaged, or their dtype is too narrow (try "
-            "float32)"
-        )
     return ScoredTokens(np.minimum(logps, 0.0), targets, row_of, len(counts))
+
+
+def _require_numbers(logps: Floats, row_of: Integers) -> None:
+    damaged = np.isnan(logps)
+    if damaged.any():
+        raise ModelError(
+            f"the model gives NaN for a token of row {row_of[damaged][0]}: its weights are damaged, or their dtype is "
+            "too narrow (try float32)"
+        )
 
 
 def _require_fit(model: nn.Module, columns: Any, lengths: Integers) -> None:

@@ -95,6 +95,13 @@ def summarise(scored: ScoredTokens, counted: Mask, seed: int) -> TokenSummary | 
     )
 
 
+def share_ruled_out(scored: ScoredTokens, counted: Mask, seed: int) -> Estimate:
+    """The share of the `counted` tokens with p below 0.01, with an interval clustered by row."""
+    row_of = scored.row_of[counted]
+    ruled_out = np.bincount(row_of, scored.probabilities[counted] < RULED_OUT, scored.rows)
+    return row_bootstrap(ruled_out, np.bincount(row_of, minlength=scored.rows), seed)[0]
+
+
 def by_index(scored: ScoredTokens, informative: Mask, seed: int) -> tuple[Group, ...]:
     """Groups by a token's number in its answer, from 0, doubling: 0, 1, 2-3, 4-7, 8-15, ..."""
     index, _ = _places(scored)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from holdfast.evaluation.answers.client_settings import Deadlines, Retries
+
 app = typer.Typer(
     name="eval",
     help="Is the result better? Benchmarks with a judge, tasks with right answers, and comparisons of two runs.",
@@ -54,7 +56,8 @@ JudgeExtra = Annotated[
     typer.Option(
         "--judge-extra",
         metavar="JSON",
-        help='Keys of the judge\'s requests; null leaves one out: {"max_tokens": null, "max_completion_tokens": 2048}',
+        help='Keys of the judge\'s requests; null leaves one out: {"max_tokens": null, "max_completion_tokens": 2048}. '
+        "With --rescore too.",
     ),
 ]
 Judgments = Annotated[
@@ -94,6 +97,22 @@ MissingLimit = Annotated[
     ),
 ]
 Concurrency = Annotated[int, typer.Option(min=1, help="Calls under way at once.")]
+ConnectTimeout = Annotated[
+    float, typer.Option("--connect-timeout", help="Seconds until a server must take the connection.")
+]
+ReadTimeout = Annotated[
+    float,
+    typer.Option(
+        "--read-timeout", help="Seconds that a server may be silent; it is, for as long as a judgment takes."
+    ),
+]
+TotalTimeout = Annotated[
+    float, typer.Option("--total-timeout", help="Seconds that one attempt of a call may take in all.")
+]
+Attempts = Annotated[
+    int,
+    typer.Option("--attempts", help="Times that a call is tried in all, longer waits in between; 1 to 100."),
+]
 PriceIn = Annotated[float | None, typer.Option(help="What the judge takes for a million tokens it reads.")]
 PriceOut = Annotated[float | None, typer.Option(help="What the judge takes for a million tokens it writes.")]
 BackendName = Annotated[Backend, typer.Option("--backend", help="What runs the model that answers.")]
@@ -138,6 +157,10 @@ def mt_bench(
     judgings: Judgings = 1,
     missing_limit: MissingLimit = 0.05,
     concurrency: Concurrency = 8,
+    connect_timeout: ConnectTimeout = Deadlines.connect,
+    read_timeout: ReadTimeout = Deadlines.read,
+    total_timeout: TotalTimeout = Deadlines.total,
+    attempts: Attempts = Retries.attempts,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     backend: BackendName = "transformers",
@@ -191,6 +214,10 @@ def arena_hard(
     judgings: Judgings = 1,
     missing_limit: MissingLimit = 0.05,
     concurrency: Concurrency = 8,
+    connect_timeout: ConnectTimeout = Deadlines.connect,
+    read_timeout: ReadTimeout = Deadlines.read,
+    total_timeout: TotalTimeout = Deadlines.total,
+    attempts: Attempts = Retries.attempts,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     backend: BackendName = "transformers",
@@ -232,6 +259,10 @@ def pairwise(
     judgings: Judgings = 1,
     missing_limit: MissingLimit = 0.05,
     concurrency: Concurrency = 8,
+    connect_timeout: ConnectTimeout = Deadlines.connect,
+    read_timeout: ReadTimeout = Deadlines.read,
+    total_timeout: TotalTimeout = Deadlines.total,
+    attempts: Attempts = Retries.attempts,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     backend: BackendName = "transformers",

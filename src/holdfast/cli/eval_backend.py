@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
+    from holdfast.evaluation.answers.client_settings import Deadlines, Retries
     from holdfast.evaluation.answers.generation import Generator
 
 
@@ -28,6 +29,8 @@ class Answerer:
     batch_size: int
     dtype: str
     chat_template: str | None = None
+    deadlines: Deadlines | None = None
+    retries: Retries | None = None
 
     def __post_init__(self) -> None:
         if (self.backend == "server") != (self.model_url is not None):
@@ -42,13 +45,23 @@ class Answerer:
         return model_identity(self.model, dtype=self.dtype, chat_template=self.chat_template)
 
     def open(self, stack: ExitStack) -> Generator:
-        """What answers, until the stack is left."""
+        """What answers, and says how far it is, until the stack is left."""
+        from holdfast.cli.eval_progress import watched
+
+        return watched(self._opened(stack), "answers")
+
+    def _opened(self, stack: ExitStack) -> Generator:
         if self.model_url is not None:
             from holdfast.evaluation.answers.client import ChatClient
             from holdfast.evaluation.answers.openai_backend import ServerGenerator
 
             client = ChatClient(
-                self.model_url, self.model, api_key_env=self.model_key_env, concurrency=self.concurrency
+                self.model_url,
+                self.model,
+                api_key_env=self.model_key_env,
+                concurrency=self.concurrency,
+                deadlines=self.deadlines,
+                retries=self.retries,
             )
             return ServerGenerator(stack.enter_context(client))
         if self.backend == "vllm":

@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from holdfast.cli.check import _console
 from holdfast.cli.eval_backend import Answerer
+from holdfast.cli.eval_dry_run import show_arena_cost, show_mt_bench_cost
+from holdfast.cli.printing import drawn, say
 from holdfast.cli.quiet import quiet_libraries
 from holdfast.errors import ConfigError, DataError, Interrupted
 from holdfast.reports import evaluation_words as words
@@ -22,12 +23,9 @@ from holdfast.reports.visible import visible
 
 if TYPE_CHECKING:
     from holdfast.evaluation.answers.client import Settings
-    from holdfast.evaluation.answers.cost import CostEstimate
-    from holdfast.evaluation.answers.generation import Request
     from holdfast.evaluation.judged.judged_run import Run
     from holdfast.evaluation.results import Results
 
-UNKNOWN_ANSWER = "word " * 1000  # stands for an answer that is not written yet, in a dry run
 LISTED = 5  # ids named in the terminal of each kind of oddity
 
 
@@ -51,6 +49,10 @@ class Options:
     judgings: int
     missing_limit: float
     concurrency: int
+    connect_timeout: float
+    read_timeout: float
+    total_timeout: float
+    attempts: int
     price_in: float | None
     price_out: float | None
     backend: str
@@ -98,14 +100,8 @@ class Options:
 
 def show_mt_bench(options: Options) -> None:
     """Run, print and write MT-Bench."""
-    from holdfast.evaluation.judged.judged_run import run_mt_bench, talk_answers
-    from holdfast.evaluation.judged.mt_bench import (
-        JUDGE,
-        JUDGE_SETTINGS,
-        generation_questions,
-        load_mt_bench,
-        rating_calls,
-    )
+    from holdfast.evaluation.judged.judged_run import run_mt_bench
+    from holdfast.evaluation.judged.mt_bench import JUDGE, JUDGE_SETTINGS, load_mt_bench
 
     quiet_libraries()
     judge_model = options.judge_model or JUDGE
@@ -113,17 +109,7 @@ def show_mt_bench(options: Options) -> None:
     with _guarded(options, "mt_bench") as stack:
         run = _run(options, "mt_bench", judge_model, JUDGE_SETTINGS, stack)
         if options.dry_run:
-            answers = talk_answers(bench, replace(run, generator=None))
-            if answers is None:
-                texts = {question.id: (UNKNOWN_ANSWER, UNKNOWN_ANSWER) for question in bench.questions}
-                answers = _unknown_talk(run.model, texts)
-                typer.echo(_to_generate(len(generation_questions(bench)) * 2))
-            requests = [
-                call.request
-                for judging in range(1, run.judgings + 1)
-                for call in rating_calls(bench, answers, run.judge, judging)
-            ]
-            _show_cost(options, run, requests)
+            show_mt_bench_cost(options, bench, run)
             return
         _finish(options, run_mt_bench(bench, run), run.folder)
 
@@ -143,7 +129,7 @@ def show_arena(options: Options) -> None:
     with _guarded(options, "arena_hard") as stack:
         run = _run(options, "arena_hard", options.judge_model or arena.judge, arena.settings, stack)
         if options.dry_run:
-            _show_arena_cost(options, arena, run, baseline)
+            show_arena_cost(options, arena, run, baseline)
             return
         name = None if baseline is not None else BASELINE_V01
         _finish(options, run_arena(arena, run, baseline, name), run.folder)
@@ -162,7 +148,7 @@ def show_pairwise(options: Options) -> None:
     with _guarded(options, "pairwise") as stack:
         run = _run(options, "pairwise", options.judge_model, arena.settings, stack)
         if options.dry_run:
-            _show_arena_cost(options, arena, run, options.baseline)
+            show_arena_cost(options, arena, run, options.baseline)
             return
         _finish(options, run_pairwise(arena, run, options.baseline), run.folder)
 
@@ -175,16 +161,26 @@ def show_comparison(
     from holdfast.evaluation.results import read_results
     from holdfast.reports.evaluation import write_flips
 
-    found = compare(read_results(first), read_results(second), difference=difference, seed=seed).as_record()
+    folders = [place if place.is_dir() else place.parent for place in (first, second)]
+    before, after = (folder.resolve().name for folder in folders)
+    found = compare(
+        read_results(first),
+        read_results(second),
+        difference=difference,
+        places=(before, after) if before != after else (str(first), str(second)),
+        seed=seed,
+    ).as_record()
+    page = write_flips(html or folders[1] / "comparison.html", found, first, second)
     if as_json:
-        typer.echo(json.dumps(found, allow_nan=False))
+        typer.echo(f"page: {page}", err=True)
+        say(json.dumps(found, allow_nan=False))
     else:
-        console = _console()
-        for line in words.comparison(found):
-            console.print(Text(visible(line)))
-    folder = second if second.is_dir() else second.parent
-    page = write_flips(html or folder / "comparison.html", found, first, second)
-    typer.echo(f"page: {page}", err=as_json)
+        say("\n".join([drawn(lambda console: _lines(console, words.comparison(found))), f"page: {page}"]))
+
+
+def _lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(Text(visible(line)))
 
 
 # --- pieces --------------------------------------------------------------------------------------------
@@ -210,17 +206,26 @@ def _guarded(options: Options, benchmark: str) -> Iterator[ExitStack]:
 
 def _run(options: Options, benchmark: str, judge_model: str, settings: Settings, stack: ExitStack) -> Run:
     """The run that the options ask for; its servers are closed with `stack`."""
+    from holdfast.cli.eval_progress import watched
     from holdfast.evaluation.answers.client import ChatClient
+    from holdfast.evaluation.answers.client_settings import Deadlines, Retries
     from holdfast.evaluation.answers.openai_backend import ServerGenerator
     from holdfast.evaluation.judged.judged_run import LazyGenerator, Run
     from holdfast.evaluation.judged.judging import Judge
 
+    deadlines = Deadlines(options.connect_timeout, options.read_timeout, options.total_timeout)
+    retries = Retries(attempts=options.attempts)
     asks = None
     if options.judge_url is not None and not options.dry_run:
         client = ChatClient(
-            options.judge_url, judge_model, api_key_env=options.judge_key_env, concurrency=options.concurrency
+            options.judge_url,
+            judge_model,
+            api_key_env=options.judge_key_env,
+            concurrency=options.concurrency,
+            deadlines=deadlines,
+            retries=retries,
         )
-        asks = ServerGenerator(stack.enter_context(client))
+        asks = watched(ServerGenerator(stack.enter_context(client)), "judgments")
     generator = None
     if options.model is not None and not options.rescore and not options.dry_run:
         answerer = Answerer(
@@ -231,12 +236,14 @@ def _run(options: Options, benchmark: str, judge_model: str, settings: Settings,
             options.concurrency,
             options.batch_size,
             options.dtype,
+            deadlines=deadlines,
+            retries=retries,
         )
         generator = LazyGenerator(options.model, answerer.identity, lambda: answerer.open(stack))
     return Run(
         folder=options.folder(benchmark),
         model=options.name(),
-        judge=Judge(judge_model, replace(settings, extra=_extra(options.judge_extra)), asks),
+        judge=Judge(judge_model, _with_extra(settings, options.judge_extra), asks),
         generator=generator,
         answers=options.answers,
         judgments=options.judgments,
@@ -248,80 +255,33 @@ def _run(options: Options, benchmark: str, judge_model: str, settings: Settings,
     )
 
 
-def _extra(text: str | None) -> dict[str, Any]:
-    """Keys of a request's body that the user sets."""
+def _with_extra(settings: Settings, text: str | None) -> Settings:
+    """Settings with the keys of a request's body that the user sets."""
     if text is None:
-        return {}
+        return settings
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--judge-extra is not JSON ({error})") from error
     if not isinstance(found, dict):
         raise ConfigError('--judge-extra must be a JSON object: {"key": value}')
-    return found
-
-
-def _unknown_talk(model: str, texts: dict[Any, tuple[str, str]]) -> Any:
-    from holdfast.evaluation.judged.assets import Keyed
-    from holdfast.evaluation.judged.mt_bench import TalkAnswers
-
-    return TalkAnswers(model, texts, Keyed({}, [], [], []))
-
-
-def _show_arena_cost(options: Options, arena: Any, run: Run, baseline: Path | None) -> None:
-    from holdfast.evaluation.judged.arena_hard import read_arena_answers
-    from holdfast.evaluation.judged.arena_judging import game_calls
-    from holdfast.evaluation.judged.arena_run import arena_answers
-
-    unknown = {question.id: UNKNOWN_ANSWER for question in arena.questions}
-    answers = arena_answers(arena, replace(run, generator=None))
-    if answers is None:
-        typer.echo(_to_generate(len(unknown)))
-    other = None if baseline is None else read_arena_answers(baseline, arena)
-    requests = [
-        call.request
-        for judging in range(1, run.judgings + 1)
-        for call in game_calls(
-            arena,
-            run.judge,
-            unknown if other is None else other.texts,
-            unknown if answers is None else answers.texts,
-            judging,
-        )
-    ]
-    if arena.attempts > 1:
-        typer.echo("a judge that gives no label is asked once more, which is not counted here")
-    _show_cost(options, run, requests)
-
-
-def _to_generate(answers: int) -> str:
-    return (
-        f"{answers} answers are to be written first; here each stands as {len(UNKNOWN_ANSWER) // 4:,} tokens"
-    )
-
-
-def _show_cost(options: Options, run: Run, requests: Sequence[Request]) -> None:
-    from holdfast.evaluation.answers.cost import Prices, estimate_cost, token_counter
-    from holdfast.evaluation.judged.judging import unpaid
-
-    prices = None
-    if options.price_in is not None and options.price_out is not None:
-        prices = Prices(options.price_in, options.price_out)
-    estimate: CostEstimate = estimate_cost(unpaid(requests, run.folder), token_counter(), prices)
-    typer.echo(json.dumps(asdict(estimate)) if options.as_json else estimate.words())
+    try:
+        return replace(settings, extra=found)
+    except ConfigError as error:
+        raise ConfigError(f"--judge-extra: {str(error).removeprefix('extra: ')}") from error
 
 
 def _finish(options: Options, results: Results, folder: Path) -> None:
-    """Print what was found, and write the page."""
+    """Write the page, and print what was found."""
     from holdfast.reports.evaluation import write_evaluation
 
     found = asdict(results)
+    saved = f"saved: {folder / 'results.json'}\npage: {write_evaluation(folder)}"
     if options.as_json:
-        typer.echo(json.dumps(found, allow_nan=False))
+        typer.echo(saved, err=True)
+        say(json.dumps(found, allow_nan=False))
     else:
-        render_results(found, _console())
-    typer.echo(f"saved: {folder / 'results.json'}", err=options.as_json)
-    typer.echo(f"page: {write_evaluation(folder)}", err=options.as_json)
+        say(f"{drawn(lambda console: render_results(found, console))}\n{saved}")
 
 
 def render_results(found: dict[str, Any], console: Console) -> None:
@@ -329,7 +289,7 @@ def render_results(found: dict[str, Any], console: Console) -> None:
     console.print(Text(visible(words.headline(found)), "bold"))
     for line in words.score_lines(found["scores"][1:]):
         console.print(Text(f"  {visible(line)}"))
-    for line in words.missing_lines(found["missing"], LISTED):
+    for line in [*words.cut_lines(found), *words.missing_lines(found["missing"], LISTED)]:
         console.print(Text(visible(line), "yellow"))
     for note in found["notes"]:
         console.print(Text(visible(note), "dim"))

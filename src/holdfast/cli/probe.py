@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,9 +23,26 @@ if TYPE_CHECKING:
     from holdfast.capability.report import CapabilityReport
     from holdfast.experiments.config import RunConfig
 
-# Of a stage's keys, what a probe settles itself or takes as an option.
-OPTIONS = {"seed": "--seed", "train_on": "--train-on", "max_steps": "--pilot", "output_dir": "--output-dir"}
-STAGE = ("sft", "adapter", "model")  # sections that a pilot's settings may stand in
+# Keys of a run that are options here.
+OPTIONS = {
+    "seed": "--seed",
+    "output_dir": "--output-dir",
+    "sft.max_steps": "--pilot",
+    "sft.train_on": "--train-on",
+    "model.chat_template": "--chat-template",
+    "model.append_eos": "--append-eos",
+    "data.limit": "--rows",
+    "data.max_length": "--max-length",
+    "data.max_prompt_length": "--max-prompt-length",
+    "data.on_overflow": "--on-overflow",
+    "data.validation": "--validation",
+    "data.format": "--format",
+    "data.split": "--split",
+    "data.revision": "--revision",
+}
+# What a pilot takes of a run's `model` section.
+OF_THE_MODEL = ("revision", "tokenizer", "dtype", "attention")
+LENIENT = "data.validation=lenient"  # in a refusal of rows, where it would go on
 HISTOGRAM_ROOM = 2  # columns of the terminal a bin takes
 
 
@@ -90,8 +108,9 @@ def show_probe(
     try:
         report = probe(
             model,
-            None,
+            config.model.tokenizer if config is not None else None,
             data,
+            model_revision=config.model.revision if config is not None else None,
             limit=rows or None,
             batch_size=batch_size,
             seed=seed,
@@ -100,7 +119,16 @@ def show_probe(
             progress=not as_json,
             **options,
         )
-        if config is not None:
+    except InvalidRows as error:
+        if LENIENT not in str(error):  # it would not help
+            raise
+        raise InvalidRows(f"{error}\nFor a probe that is --validation lenient.", error.problems) from error
+    except KeyboardInterrupt as error:
+        raise Interrupted("the probe was stopped", "nothing was written") from error
+    saved, page = _save(report, folder, html)
+    if config is not None:
+        typer.echo(f"saved before the pilot: {saved}", err=True)
+        try:
             report = _with_pilot(
                 report,
                 config,
@@ -112,45 +140,53 @@ def show_probe(
                 seed=seed,
                 progress=not as_json,
             )
-    except InvalidRows as error:
-        raise InvalidRows(f"{error}\nFor a probe that is --validation lenient.", error.problems) from error
-    except KeyboardInterrupt as error:
-        raise Interrupted("the probe was stopped", "nothing was written") from error
-    try:
-        saved = report.save(folder / "probe.json")
-    except OSError as error:
-        raise DataError(
-            f"cannot write '{folder / 'probe.json'}': {error.strerror}; name another --output-dir"
-        ) from error
+        except KeyboardInterrupt as error:
+            raise Interrupted("the pilot was stopped", f"what the probe found is in {saved}") from error
+        saved, page = _save(report, folder, html)
     found = report.to_dict()
     if as_json:
         typer.echo(json.dumps(found, allow_nan=False))
     else:
         render_probe(found, _console())
     typer.echo(f"saved: {saved}", err=as_json)
-    if html is not None:
-        from holdfast.reports.probe import write_probe
+    if page is not None:
+        typer.echo(f"page: {page}", err=as_json)
 
-        typer.echo(f"page: {write_probe(html, found)}", err=as_json)
+
+def _save(report: CapabilityReport, folder: Path, html: Path | None) -> tuple[Path, Path | None]:
+    """Write `probe.json`, and the page if one is asked for."""
+    from holdfast.reports.probe import write_probe
+
+    try:
+        saved = report.save(folder / "probe.json")
+    except OSError as error:
+        raise DataError(
+            f"cannot write '{folder / 'probe.json'}': {error.strerror}; name another --output-dir"
+        ) from error
+    return saved, write_probe(html, report.to_dict()) if html is not None else None
 
 
 def pilot_config(model: str, data: str, settings: Sequence[str]) -> RunConfig:
     """The pilot's settings, as `holdfast sft` reads them.
 
     Raises:
-        ConfigError: an unknown key or a wrong value; a key that is an option here, or that the pilot settles.
+        ConfigError: an unknown key or a wrong value; a key that is an option here, that the pilot settles, or that has
+            no effect in one.
     """
+    from holdfast.capability.pilot import WITHOUT_EFFECT
     from holdfast.cli.stage import full_key, stage_config
 
     for setting in settings:
-        section, _, key = full_key("sft", setting).partition("=")[0].partition(".")
-        if section == "sft" and key.partition(".")[0] == "objective":
+        whole = full_key("sft", setting).partition("=")[0]
+        section, _, key = whole.partition(".")
+        first = key.partition(".")[0]
+        if section == "sft" and first == "objective":
             raise ConfigError("objective: the pilot compares several; leave it out")
-        if section not in STAGE or (section == "sft" and key in OPTIONS):
-            option = OPTIONS.get(key) or f"--{key.replace('_', '-')}" if section != "seed" else "--seed"
-            raise ConfigError(
-                f"{setting.partition('=')[0]}: is no setting of a pilot; here it is the option {option}"
-            )
+        taken = {"sft": first not in WITHOUT_EFFECT, "adapter": True, "model": first in OF_THE_MODEL}
+        if not taken.get(section, False):
+            option = OPTIONS.get(f"{section}.{first}" if first else section)
+            where = f"here it is the option {option}" if option else "leave it out"
+            raise ConfigError(f"{setting.partition('=')[0]}: is no setting of a pilot; {where}")
     return stage_config("sft", model, data, settings)
 
 
@@ -163,7 +199,7 @@ def _with_pilot(
     seed: int,
     **how: Any,
 ) -> CapabilityReport:
-    """The report with a pilot, and what that settles."""
+    """The report with a pilot, and what that settles: the file to paste has the pilot's settings."""
     from holdfast.capability.demonstrations import RowSettings, take_in_demonstrations
     from holdfast.capability.pilot import pilot
     from holdfast.capability.recommendation import settle
@@ -184,7 +220,11 @@ def _with_pilot(
     of_the_stage = {key: value for key, value in (config.sft or {}).items() if key != "objective"}
     settings = {"max_length": options["max_length"]} | of_the_model | of_the_stage
     intake = take_in_demonstrations(
-        data, tokenizer, RowSettings(**options), vocab_size=vocabulary_of(name), seed=seed
+        data,
+        tokenizer,
+        RowSettings(**options),
+        vocab_size=vocabulary_of(name, revision=config.model.revision),
+        seed=seed,
     )
     found = pilot(
         name,
@@ -195,7 +235,23 @@ def _with_pilot(
         seed=seed,
         **how,
     )
-    return replace(report, pilot=found, recommendation=settle(report.recommendation, found))
+    run = piloted_run(yaml.safe_load(report.recommendation.yaml), config, seed)
+    return replace(report, pilot=found, recommendation=settle(report.recommendation, found, run))
+
+
+def piloted_run(run: Mapping[str, Any], config: RunConfig, seed: int) -> dict[str, Any]:
+    """A run's file with the settings of the pilot, but for its number of steps: what the pilot measured."""
+    model = run["model"] if isinstance(run["model"], Mapping) else {"name": run["model"]}
+    of_the_model = config.model.model_dump(include=set(OF_THE_MODEL), exclude_unset=True)
+    of_the_stage = {key: value for key, value in (config.sft or {}).items() if key != "objective"}
+    return {
+        "model": {**model, **of_the_model},
+        "data": run["data"],
+        "adapter": config.adapter.model_dump() if config.adapter is not None else None,
+        "sft": {**run["sft"], **of_the_stage},
+        "output_dir": run["output_dir"],
+        "seed": seed,
+    }
 
 
 def render_probe(report: Mapping[str, Any], console: Console) -> None:
@@ -218,7 +274,7 @@ def render_probe(report: Mapping[str, Any], console: Console) -> None:
         console.print(Text(sentence, "dim"))
     for name, summary in (
         ("all target tokens", report["every"]),
-        ("that carry information", report["informative"]),
+        ("tokens that carry information", report["informative"]),
     ):
         if summary is not None:
             _print_histogram(name, words.histogram(summary), console)

@@ -69,7 +69,7 @@ def write_evaluation(folder: str | Path) -> Path:
             for score in found["scores"]
         ],
         bars=bars(found["per_category"]),
-        missing=words.missing_lines(found["missing"], LISTED),
+        missing=[*words.cut_lines(found), *words.missing_lines(found["missing"], LISTED)],
         columns=columns,
         questions=[
             _question(question, columns, details, f"q-{place}")

@@ -64,6 +64,19 @@ def missing_lines(missing: Mapping[str, Any], listed: int) -> list[str]:
     return lines
 
 
+def cut_lines(found: Mapping[str, Any]) -> list[str]:
+    """Of judgments that ended at the limit of tokens, where there are any."""
+    judge = found["judge"] or {}
+    cut, empty = (judge.get(key) or 0 for key in ("cut_replies", "cut_empty_replies"))
+    if not cut:
+        return []
+    without = f", {empty} of them without any text" if empty else ""
+    return [
+        f"judgments cut at the judge's max_tokens: {cut}{without}; they are not asked again: another limit "
+        "(--judge-extra) asks for all anew"
+    ]
+
+
 def flat(missing: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """(name, list or reasons by name); an answer file's lists come one by one, under its name."""
     found = []
@@ -75,19 +88,33 @@ def flat(missing: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def comparison(found: Mapping[str, Any]) -> list[str]:
     """Two evaluations compared, line by line; the first is the verdict."""
-    difference = found["difference"]
-    interval = bounds(difference)
     lines = [
-        f"{found['second']} against {found['first']}, {found['name']}: {signed(difference['value'])}"
-        f"{f', {interval}' if interval else ''}, {difference['n']} questions paired",
-        f"{found['better']} better, {found['worse']} worse, {found['same']} the same",
+        f"{found['second']} against {found['first']}, {found['name']}: "
+        + (
+            "no comparison, a score is missing"
+            if found["difference"] is None
+            else paired(found["difference"])
+        ),
+        *found["withheld"],
+    ]
+    if found["strict"] is not None:
+        lines.append(f"by the strict parser: {paired(found['strict'])}")
+    lines += [
+        ("" if found["difference"] else "of the questions that both have: ")
+        + f"{found['better']} better, {found['worse']} worse, {found['same']} the same",
         *found["advice"],
     ]
     if found["unpaired"]:
-        lines.append(f"left out, without a score in one of the two: {len(found['unpaired'])}")
+        lines.append(f"left out, without a score or a turn in one of the two: {len(found['unpaired'])}")
     if found["not_alike"]:
         lines.append("not of the models alone, perhaps: " + "; ".join(found["not_alike"]))
     return lines
+
+
+def paired(difference: Mapping[str, Any]) -> str:
+    """`+0.250, 0.100 to 0.400 (95 %), 80 questions paired`."""
+    interval = bounds(difference)
+    return f"{signed(difference['value'])}{f', {interval}' if interval else ''}, {difference['n']} questions paired"
 
 
 def signed(value: float) -> str:

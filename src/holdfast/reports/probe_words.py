@@ -16,7 +16,17 @@ Report = Mapping[str, Any]
 Estimate = Mapping[str, float | None]
 
 KEYS = (
-    *("probed", "every", "informative", "guess", "capability", "whole_answer", "by_index", "by_part"),
+    *(
+        "probed",
+        "every",
+        "informative",
+        "format_ruled_out",
+        "guess",
+        "capability",
+        "whole_answer",
+        "by_index",
+        "by_part",
+    ),
     *("by_source", "hardest", "regime", "recommendation", "pilot"),
 )
 NONE = "–"
@@ -84,6 +94,7 @@ def facts(report: Report) -> str:
     probed = report["probed"]
     parts = [
         f"{probed['sampled']:,} of {count(probed['rows'], 'row')} (seed {probed['seed']})",
+        *([count(probed["prompts"], "prompt")] if probed["prompts"] < probed["sampled"] else []),
         count(report["every"]["tokens"], "target token"),
         f"weights in {probed['dtype']}",
         f"at most {probed['max_length']:,} tokens a row",
@@ -102,6 +113,8 @@ def explanation() -> list[str]:
         "fixed format drowns the mean over all tokens.",
         "Capability is (p − q)/(1 − q), with p the model's mean probability of those tokens and q that of a guess from "
         "the other rows' answers: 0 is guessing, 1 is knowing. Intervals are 95 %, rows drawn again.",
+        "Given away, p < 0.01: of the other tokens. Nine rows in ten agree on those, so what the model rules out there "
+        "is a format it does not know, and no wrong label.",
     ]
 
 
@@ -124,6 +137,7 @@ def lines(report: Report) -> list[Line]:
         line(f"p at {percent} %", lambda own, percent=percent: number(own["percentiles"][percent]))
         for percent in SHOWN_PERCENTILES
     ]
+    found.append(Line("given away, p < 0.01", interval(report["format_ruled_out"]), NONE))
     found.append(Line("mean p, guessed", NONE, interval(report["guess"])))
     found.append(Line("whole answer sampled", interval(report["whole_answer"]), NONE))
     return found
@@ -186,9 +200,20 @@ def pilot_facts(report: Report) -> str:
     settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in pilot["settings"].items())
     return (
         f"{count(pilot['steps'], 'step')} a candidate on {count(pilot['train_rows'], 'row')}, judged on "
-        f"{pilot['held_out_rows']:,} others, {count(pilot['samples'], 'sample')} each at temperature 1; seed "
-        f"{pilot['seed']}; {settings}. Intervals cover the choice of held-out rows, not that of the seed."
+        f"{pilot['held_out_rows']:,} others, {_asked(pilot)}; seed {pilot['seed']}; {settings}. "
+        "Intervals cover the choice of held-out rows, not that of the seed."
     )
+
+
+def _asked(pilot: Mapping[str, Any]) -> str:
+    """Which held-out prompts were answered."""
+    asked = pilot["asked_rows"]
+    if not asked:
+        return "no answers generated"
+    some = (
+        "each" if asked == pilot["held_out_rows"] else f"for each of the {asked:,} with short enough answers"
+    )
+    return f"{count(pilot['samples'], 'sample')} {some} at temperature 1"
 
 
 def winners(report: Report) -> list[str]:
@@ -197,7 +222,8 @@ def winners(report: Report) -> list[str]:
     judged = {winner["criterion"]: winner for winner in report["pilot"]["winners"]}
     for criterion, label in CRITERIA.items():
         if criterion not in judged:
-            found.append(f"{label}: no candidate gave a single answer word for word")
+            if report["pilot"]["asked_rows"]:
+                found.append(f"{label}: no candidate gave a single answer word for word")
             continue
         winner = judged[criterion]
         tied = ", ".join(winner["tied"])
@@ -208,6 +234,11 @@ def winners(report: Report) -> list[str]:
                 if tied
                 else ", better than every other (no interval holds 0)"
             )
+        )
+    if not report["pilot"]["asked_rows"]:
+        found.append(
+            "answers are not compared: most held-out ones have more than "
+            f"{report['pilot']['longest_answer']} tokens, too many to match word for word; likelihood alone is compared"
         )
     start = next(arm for arm in report["pilot"]["arms"] if arm["name"] == START)
     behind = start["behind_best"]["answers"]

@@ -139,6 +139,27 @@ def test_the_key_stands_in_no_message_record_or_log(
         assert KEY not in text
 
 
+@pytest.mark.parametrize("short", ["7", "e", '"', "content", "[[7]]"])
+def test_a_key_of_a_few_characters_spoils_no_reply(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in answers by chance, and an answer is paid for."""
+    monkeypatch.setenv("JUDGE_KEY", short)
+    with (
+        ScriptedServer(lambda body: send(completion('Rating: [[7]], the content is "even"'))) as server,
+        ChatClient(server.url, "judge", api_key_env="JUDGE_KEY", retries=ONCE) as client,
+    ):
+        reply = client.ask(HELLO, Settings())
+    assert reply == Reply('Rating: [[7]], the content is "even"', "judge-0613", Usage(3, 5), "stop")
+
+
+def test_a_key_that_looks_like_json_is_blanked_after_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", '"message":')
+    with (
+        ScriptedServer(lambda body: send(completion('"message": [[7]]').replace(b'": ', b'":'))) as server,
+        ChatClient(server.url, "judge", api_key_env="JUDGE_KEY", retries=ONCE) as client,
+    ):
+        assert client.ask(HELLO, Settings()).text == "[key][[7]]"
+
+
 def test_a_refused_key_is_named_by_its_variable(key: str) -> None:
     with (
         ScriptedServer(lambda body: send(b"no", 401)) as server,

@@ -52,6 +52,9 @@ def message(**keys: Any) -> bytes:
             Reply("ab", "judge-0613", Usage(7, 2)),
         ),
         (body(model="\x1b[2Jjudge"), Reply("so", "\\x1b[2Jjudge", Usage(7, 2), "stop")),
+        (body(model="j" * 200), Reply("so", "j" * 200, Usage(7, 2), "stop")),
+        (body(model="j" * 300_000), Reply("so", "j" * 197 + "...", Usage(7, 2), "stop")),
+        (body(model="\x1b" * 90), Reply("so", ("\\x1b" * 90)[:197] + "...", Usage(7, 2), "stop")),
         (b"\n" + body() + b"\n", Reply("so", "judge-0613", Usage(7, 2), "stop")),
     ],
 )
@@ -179,6 +182,13 @@ def test_settings_as_a_body() -> None:
         lambda: Settings(stop="END"),  # type: ignore[arg-type]
         lambda: Settings(stop=("",)),
         lambda: Settings(extra={"messages": []}),
+        lambda: Settings(extra={"max_completion_tokens": "abc"}),
+        lambda: Settings(extra={"max_completion_tokens": 0}),
+        lambda: Settings(extra={"max_tokens": True}),
+        lambda: Settings(extra={"max_tokens": 9.5}),
+        lambda: Settings(extra={"temperature": "hot"}),
+        lambda: Settings(extra={"top_k": float("nan")}),
+        lambda: Settings(extra={"tools": [{1, 2}]}),
         lambda: Deadlines(read=0),
         lambda: Deadlines(total=float("inf")),
         lambda: Retries(attempts=0),

@@ -21,7 +21,14 @@ from urllib.parse import SplitResult, urlsplit
 import httpx2
 
 from holdfast.errors import ConfigError
-from holdfast.evaluation.answers.client_reply import CallError, Reply, Usage, parse_reply, require_success
+from holdfast.evaluation.answers.client_reply import (
+    CallError,
+    Reply,
+    Usage,
+    blanked,
+    parse_reply,
+    require_success,
+)
 from holdfast.evaluation.answers.client_settings import Deadlines, Retries, Settings
 
 __all__ = ["CallError", "ChatClient", "Deadlines", "Reply", "Retries", "Settings", "Usage"]
@@ -71,6 +78,7 @@ class ChatClient:
         self.deadlines = deadlines or Deadlines()
         self.retries = retries or Retries()
         self.largest = largest
+        self.repeated = 0  # attempts that failed and are made again
         self._key_env = api_key_env
         self._key = _key_from(api_key_env)
         if self._key and address.scheme == "http" and address.hostname not in LOCAL:
@@ -149,6 +157,7 @@ class ChatClient:
                         ) from None
                     wait = self.retries.wait(failed, error.wait, self._random.random())
                     logger.info("%s; asked again in %.1f seconds", error, wait)
+                    self.repeated += 1
                     await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -170,19 +179,17 @@ class ChatClient:
             detail = f"the server was silent for too long ({type(error).__name__})"
             raise CallError("deadline", detail, passing=True) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            detail = f"the connection failed ({type(error).__name__}: {error})"
+            detail = blanked(f"the connection failed ({type(error).__name__}: {error})", self._key)
             raise CallError("connection", detail, passing=True) from None
-        if self._key:  # which the server may have said back
-            for said in (self._key, self._key.replace("/", "\\/")):  # in JSON, either
-                answer = answer.replace(said.encode(), b"[key]")
+        headers = {k.lower(): v for k, v in response.headers.items()}
         try:
-            require_success(response.status_code, {k.lower(): v for k, v in response.headers.items()}, answer)
+            require_success(response.status_code, headers, answer, self._key)
         except CallError as error:
             if response.status_code not in (401, 403):
                 raise
             whence = f"the key in the environment variable {self._key_env}" if self._key else "no key"
             raise CallError(error.reason, f"{error} (it was sent {whence})") from None
-        return parse_reply(answer)
+        return parse_reply(answer, self._key)
 
     async def _content(self, response: httpx2.Response) -> bytes:
         """The body, as it came: what is packed can be any size once unpacked, and was not asked for.

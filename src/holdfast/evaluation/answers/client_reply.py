@@ -14,6 +14,8 @@ from holdfast.data.faults import kind_of, printable
 from holdfast.errors import HoldfastError
 
 SHOWN = 200  # characters of a server's own words in a message
+LONGEST_NAME = 200  # characters that are kept of what a server says it is
+SHORTEST_SECRET = 8  # characters; a shorter key stands in honest answers by chance, and is no secret
 # A request that took too long, a conflict, too many requests: of the 4xx, what may pass.
 PASSING = frozenset({408, 409, 429})
 # Why an answer is none, though it has text.
@@ -71,11 +73,24 @@ class Reply:
     finish_reason: str | None = None
 
 
-def require_success(status: int, headers: Mapping[str, str], content: bytes) -> None:
+def blanked(text: str, key: str | None) -> str:
+    """A text for records and messages, in which a key that the server said back reads `[key]`.
+
+    A key of fewer than eight characters is left where it stands: `7` is a rating too.
+    """
+    if key is None or len(key) < SHORTEST_SECRET:
+        return text
+    for said in (key, key.replace("/", "\\/")):  # in JSON that was not read, either
+        text = text.replace(said, "[key]")
+    return text
+
+
+def require_success(status: int, headers: Mapping[str, str], content: bytes, key: str | None = None) -> None:
     """See that a status is one of success.
 
     Args:
         headers: their names in lower case.
+        key: is blanked in messages.
 
     Raises:
         CallError: it is not.
@@ -90,7 +105,7 @@ def require_success(status: int, headers: Mapping[str, str], content: bytes) -> 
     passing = status in PASSING or status >= 500
     raise CallError(
         f"status {status}",
-        f"the server answers with status {status}: {_excerpt(content)}",
+        f"the server answers with status {status}: {_excerpt(content, key)}",
         passing=passing,
         wait=wait_asked(headers) if passing else None,
     )
@@ -110,8 +125,11 @@ def wait_asked(headers: Mapping[str, str], now: datetime | None = None) -> float
     return max(0.0, (until - (_date(headers.get("date", "")) or now or datetime.now(UTC))).total_seconds())
 
 
-def parse_reply(content: bytes) -> Reply:
+def parse_reply(content: bytes, key: str | None = None) -> Reply:
     """The reply in the body of a chat completion.
+
+    Args:
+        key: is blanked in the reply's texts, once they are read, and in messages.
 
     Raises:
         CallError: there is none.
@@ -121,23 +139,25 @@ def parse_reply(content: bytes) -> Reply:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        raise CallError("not JSON", f"the answer is not JSON: {_excerpt(content)}", passing=True) from None
+        raise CallError(
+            "not JSON", f"the answer is not JSON: {_excerpt(content, key)}", passing=True
+        ) from None
     if not isinstance(body, dict):
         raise _unusable(f"the answer is {kind_of(body)}, where an object should be")
     if body.get("error"):
-        raise _said_error(body["error"])
+        raise _said_error(body["error"], key)
     choice = _first_choice(body)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise _unusable("the answer has no message")
     reason = choice.get("finish_reason")
-    text = _text_of(message, reason)
+    text = _text_of(message, reason, key)
     model = body.get("model")
     return Reply(
         text=text,
-        model=printable(model) if isinstance(model, str) else None,
+        model=_name(model, key) if isinstance(model, str) else None,
         usage=_usage_of(body.get("usage")),
-        finish_reason=printable(reason) if isinstance(reason, str) else None,
+        finish_reason=_name(reason, key) if isinstance(reason, str) else None,
     )
 
 
@@ -148,7 +168,7 @@ def _first_choice(body: Mapping[str, Any]) -> dict[str, Any]:
     return choices[0]
 
 
-def _text_of(message: Mapping[str, Any], reason: Any) -> str:
+def _text_of(message: Mapping[str, Any], reason: Any, key: str | None) -> str:
     if reason in UNFINISHED:
         filtered = reason == "content_filter"
         detail = f"the answer was broken off ({reason})"
@@ -161,7 +181,7 @@ def _text_of(message: Mapping[str, Any], reason: Any) -> str:
             raise _unusable("the answer holds parts that are not text")
         text = "".join(words)
     if text is None and message.get("refusal"):
-        said = _excerpt(str(message["refusal"]).encode("utf-8", "replace"))
+        said = _excerpt(str(message["refusal"]).encode("utf-8", "replace"), key)
         raise CallError("refusal", f"the model refuses: {said}", of_request=True)
     if not isinstance(text, str):
         raise CallError("no text", f"the answer's text is {kind_of(text)}", passing=True)
@@ -169,7 +189,7 @@ def _text_of(message: Mapping[str, Any], reason: Any) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise CallError("no text", "the answer's text is not valid Unicode", passing=True) from None
-    return text
+    return blanked(text, key)
 
 
 def _usage_of(usage: Any) -> Usage | None:
@@ -181,12 +201,12 @@ def _usage_of(usage: Any) -> Usage | None:
     return Usage(read, written)
 
 
-def _said_error(error: Any) -> CallError:
+def _said_error(error: Any, key: str | None) -> CallError:
     """An error that came with a status of success. Where it gives a status, that one counts."""
     code = error.get("code") if isinstance(error, dict) else None
     message = error.get("message", error) if isinstance(error, dict) else error
     refused = type(code) is int and 400 <= code < 500 and code not in PASSING
-    said = _excerpt(str(message).encode("utf-8", "replace"))
+    said = _excerpt(str(message).encode("utf-8", "replace"), key)
     return CallError("error object", f"the server answers with an error: {said}", passing=not refused)
 
 
@@ -194,9 +214,16 @@ def _unusable(detail: str) -> CallError:
     return CallError("unusable", detail, passing=True)
 
 
-def _excerpt(content: bytes) -> str:
+def _name(text: str, key: str | None) -> str:
+    """A name that a server gives, at most 200 characters of it."""
+    text = printable(blanked(text, key)[: LONGEST_NAME + 1])
+    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."
+
+
+def _excerpt(content: bytes, key: str | None) -> str:
     """A server's own words for a message."""
-    text = " ".join(content[: 4 * SHOWN].decode("utf-8", "replace").split())
+    # blanked first: a key that is cut in two is still most of a key
+    text = " ".join(blanked(content.decode("utf-8", "replace"), key)[: 4 * SHOWN].split())
     return printable(text[:SHOWN]) or "(nothing)"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from holdfast.errors import ConfigError
 
 # Keys of a request's body that say what is asked and how the answer comes: the client's to set.
 OWN_KEYS = ("model", "messages", "stream", "n")
+COUNTS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Settings:
             raise ConfigError(f"stop must be a tuple of texts that are not empty, not {self.stop!r}")
         if taken := sorted(set(OWN_KEYS).intersection(self.extra)):
             raise ConfigError(f"extra: '{taken[0]}' is set by the client")
+        _require_sendable(self.extra)
 
     def body(self) -> dict[str, Any]:
         """As keys of a chat completion's request."""
@@ -63,6 +66,27 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """As plain data, for records."""
         return asdict(self) | {"stop": list(self.stop), "extra": dict(self.extra)}
+
+
+def _require_sendable(extra: Mapping[str, Any]) -> None:
+    """Keys of a body that JSON has a form for, and of the kind that a server reads.
+
+    Raises:
+        ConfigError: one that is not.
+    """
+    for key, value in extra.items():
+        try:
+            json.dumps({key: value}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"extra: '{key}' cannot be sent as JSON ({error})") from error
+        if value is None:
+            continue
+        if key in COUNTS and (type(value) is not int or value < 1):
+            raise ConfigError(f"extra: '{key}' must be a whole number from 1, not {value!r}")
+        if key in ("temperature", "top_p") and (
+            isinstance(value, bool) or not isinstance(value, int | float)
+        ):
+            raise ConfigError(f"extra: '{key}' must be a number, not {value!r}")
 
 
 @dataclass(frozen=True)
