@@ -124,6 +124,12 @@ def test_the_current_protocol_asks_once(tmp_path: Path, baseline: Path) -> None:
     assert found.missing["unread_by_the_strict_parser"]["q0, game 1"] == "only a label written otherwise"
 
 
+def test_a_question_is_strict_where_both_games_are_clear(tmp_path: Path, baseline: Path) -> None:
+    judge = Scripted(lambda r: "[[A>B]] or [[B>A]]" if r.key[:2] == ("q0", 1) else "[[B>A]]")
+    found = run_arena(load_arena(arena_assets(tmp_path / "arena")), a_run(tmp_path, judge), baseline)
+    assert [question["strict"] for question in found.questions] == [None] + [0.5] * 5
+
+
 def test_the_layout_before_april_2025_is_read(arena: Arena, baseline: Path, tmp_path: Path) -> None:
     run_arena(arena, a_run(tmp_path, Scripted(model_wins)), baseline)
     new = tmp_path / f"out/model_judgment/{JUDGE}/m.jsonl"
@@ -263,3 +269,9 @@ def test_the_official_files_are_known(shared_data: Path, tmp_path: Path) -> None
     limited = load_arena(shared_data / "arena_hard_v0.1", limit=10)
     assert len(limited.questions) == 10
     assert len({question.cluster for question in limited.questions}) == 10
+    few = run_arena(
+        limited,
+        Run(tmp_path / "few", "gpt-3.5-turbo-0125", judge, answers=answers, missing_limit=1),
+        baseline,
+    )
+    assert few.why_not_official == ["10 of 500 questions"]  # the baseline's file is the official one

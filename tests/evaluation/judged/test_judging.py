@@ -97,3 +97,42 @@ def test_a_server_may_say_its_version_and_nothing_else() -> None:
         "the server of gpt-4 says that it is llama"
     ]
     assert served_otherwise({"asked": "gpt-4"}) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "same"),
+    [
+        ("gpt-4", "gpt-4", True),
+        ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("gpt-4", "gpt-4o-mini", False),
+        ("gpt-4", "gpt-4-turbo", False),
+        ("gpt-4", "gpt-4-0613-mini", False),
+        ("gpt-4", "gpt-4-1106-preview", False),
+        ("gpt-4", "gpt-4-0613\n", False),
+        ("a.b", "a-b", False),
+    ],
+)
+def test_a_longer_name_is_another_judge(asked: str, served: str, same: bool) -> None:
+    assert (served_otherwise({"asked": asked, "served": {served: 1}}) == []) is same
+
+
+def test_an_official_judge_is_served_by_an_official_one() -> None:
+    official = ("gpt-4", "gpt-4-0613")
+    assert served_otherwise({"asked": "gpt-4", "served": {"gpt-4-0613": 1}}, official) == []
+    assert served_otherwise({"asked": "gpt-4", "served": {"gpt-4-0125": 1}}, official) != []
+    assert served_otherwise({"asked": "other", "served": {"other-0125": 1}}, official) == []
+
+
+def test_replies_of_a_file_are_read_where_nobody_is_asked_and_nothing_is_written(tmp_path: Path) -> None:
+    judge = judge_of()
+    requests = [judge.request(MESSAGES, number) for number in (1, 2)]
+    known = [(requests[0], "first", 3.0), (requests[0], "last", 4.0)]
+    found = gather(judge, requests, tmp_path, known)
+    assert (found.texts, found.imported) == ({requests[0].key: "last"}, 1)
+    assert list(found.failed) == [requests[1].key]
+    assert list(tmp_path.iterdir()) == []
+    gather(judge_of(Scripted(lambda r: "said")), requests[1:], tmp_path)
+    assert gather(judge, requests, tmp_path, known).texts == {
+        requests[0].key: "last",
+        requests[1].key: "said",
+    }

@@ -178,6 +178,18 @@ def test_a_folder_of_the_original_tool_is_gone_on_with(assets: Path, tmp_path: P
     assert judge.asked == 4
 
 
+def test_a_question_is_strict_where_both_turns_are_clear_and_empty_replies_are_counted(
+    assets: Path, tmp_path: Path
+) -> None:
+    said = {(1, 2): "[[7]] or [[10]]", (3, 1): ""}
+    judge = Scripted(lambda r: said.get((r.key[0], r.key[1]), "[[6]]"), finish_reason="length")
+    found = run_mt_bench(load_mt_bench(assets), a_run(tmp_path, judge))
+    assert [question["score"] for question in found.questions] == [6.5, 6, 6, 6]
+    assert [question["strict"] for question in found.questions] == [None, 6, None, 6]
+    assert found.judge is not None
+    assert (found.judge["cut_replies"], found.judge["cut_empty_replies"]) == (8, 1)
+
+
 def test_judging_again_shows_the_spread(assets: Path, tmp_path: Path) -> None:
     def moody(request: Request) -> str:
         return f"[[{7 + (request.key[3] == 2)}]]"
@@ -187,7 +199,7 @@ def test_judging_again_shows_the_spread(assets: Path, tmp_path: Path) -> None:
     assert (spread.value, spread.n) == (7.0, 3)
     assert "7.000 to 8.000 over 3 judgings, 100.0% of the ratings changed" in spread.note
     assert found.scores[0].value == 7.0  # the first judging's
-    assert (tmp_path / "out/model_judgment/gpt-4_single.judging-3.jsonl").exists()
+    assert (tmp_path / "out/model_rejudgment/gpt-4_single.judging-3.jsonl").exists()
 
 
 def test_a_file_of_several_models_keeps_the_others(assets: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ whose judge is asked to go on where it gave no label; and `current`, since April
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,7 @@ class Arena:
         attempts: how often a judge without a label is asked.
         hashes: of the content of questions and prompt.
         departures: in what this is not the official v0.1.
+        left_out: ids of its questions that a limit leaves out.
     """
 
     protocol: Protocol
@@ -84,6 +85,7 @@ class Arena:
     attempts: int
     hashes: Mapping[str, str]
     departures: tuple[str, ...]
+    left_out: frozenset[str] = frozenset()
 
 
 def load_arena(
@@ -139,6 +141,7 @@ def load_arena(
         attempts=_whole(file, config, "number_of_judgment_attempts", 2) if protocol == "v0.1" else 1,
         hashes=hashes,
         departures=tuple(departures),
+        left_out=frozenset(question.id for question in questions) - {question.id for question in chosen},
     )
 
 
@@ -213,17 +216,19 @@ class ArenaAnswers:
     Attributes:
         model: the name of the file, as the tool has it.
         lengths: tokens of an answer as its row says (`metadata.token_len`); questions without it are left out.
+        left_out: the texts of questions that a limit leaves out.
     """
 
     model: str
     texts: Mapping[str, str]
     lengths: Mapping[str, int]
     oddities: Keyed
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
-        """Of the texts."""
-        return content_hash(sorted(self.texts.items()))
+        """Of all texts of the file: of a few questions it is the same file."""
+        return content_hash(sorted([*self.texts.items(), *self.left_out.items()]))
 
 
 def read_arena_answers(path: str | Path, arena: Arena, model: str | None = None) -> ArenaAnswers:
@@ -233,14 +238,18 @@ def read_arena_answers(path: str | Path, arena: Arena, model: str | None = None)
     Raises:
         DataError: a line that is no such row.
     """
-    found = keyed(read_table(path, "answer"), question_id, [question.id for question in arena.questions])
+    rows = read_table(path, "answer")
+    beyond = keyed(rows, question_id, sorted(arena.left_out)).rows
+    asked = [(place, row) for place, row in rows if question_id(place, row) not in arena.left_out]
+    found = keyed(asked, question_id, [question.id for question in arena.questions])
     texts = {name: answer_text(place, row) for name, (place, row) in found.rows.items()}
     lengths = {
         name: length
         for name, (_, row) in found.rows.items()
         if isinstance(row.get("metadata"), dict) and type(length := row["metadata"].get("token_len")) is int
     }
-    return ArenaAnswers(model or Path(path).stem, texts, lengths, found)
+    left_out = {name: answer_text(place, row) for name, (place, row) in beyond.items()}
+    return ArenaAnswers(model or Path(path).stem, texts, lengths, found, left_out)
 
 
 def answer_text(place: str, row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from holdfast.evaluation.judged.arena_hard import (
     question_id,
 )
 from holdfast.evaluation.judged.assets import Row, field_of, read_table, text_of
-from holdfast.evaluation.judged.judging import Judge, Replies, gather
+from holdfast.evaluation.judged.judging import Judge, Known, Replies, gather
+from holdfast.evaluation.judged.judgment_files import ERROR
 from holdfast.evaluation.judged.verdict_parsers import arena_label, arena_label_v01
 
 
@@ -45,12 +46,14 @@ class Judged:
 
     Attributes:
         judge, baseline: as a file names them; None where it does not, or there is no file.
+        row: of the file.
     """
 
     question: str
     games: tuple[Game | None, Game | None]
     judge: str | None = None
     baseline: str | None = None
+    row: Row | None = field(default=None, compare=False, repr=False)
 
     @property
     def labels(self) -> tuple[str | None, str | None]:
@@ -93,8 +96,13 @@ def game_calls(
     return calls
 
 
-def play(arena: Arena, judge: Judge, calls: Sequence[GameCall], folder: Path) -> tuple[list[Judged], Replies]:
+def play(
+    arena: Arena, judge: Judge, calls: Sequence[GameCall], folder: Path, known: Sequence[Known] = ()
+) -> tuple[list[Judged], Replies]:
     """Have every game judged; by the original protocol a judge without a label is asked to go on.
+
+    Args:
+        known: replies to first attempts that judgment files hold (see `gather`).
 
     Returns:
         what came of the questions with at least one game, in their order, and all replies.
@@ -102,7 +110,7 @@ def play(arena: Arena, judge: Judge, calls: Sequence[GameCall], folder: Path) ->
     Raises:
         HoldfastError: as `gather`.
     """
-    said = gather(judge, [call.request for call in calls], folder)
+    said = gather(judge, [call.request for call in calls], folder, known)
     texts = {
         call.request.key: said.texts[call.request.key] for call in calls if call.request.key in said.texts
     }
@@ -178,14 +186,14 @@ def judged_rows(
     ]
 
 
-def read_judged(path: str | Path, model: str | None = None) -> list[Judged]:
+def read_judged(path: str | Path, model: str | None = None, *, required: bool = True) -> list[Judged]:
     """A judgment file in either layout, row by row, several of one question too.
 
     Args:
         model: whose rows; None: the file must be of one model.
 
     Raises:
-        DataError: a line is of another layout; no row of the model, or rows of several.
+        DataError: a line is of another layout; no row of the model where one is required, or rows of several.
     """
     found, models = [], set()
     for place, row in read_table(path, "judgment"):
@@ -198,8 +206,8 @@ def read_judged(path: str | Path, model: str | None = None) -> list[Judged]:
             raise DataError(f"{place}: 'games' must be {GAMES}, one in each order")
         first, second = (_read_game(place, game) for game in games)
         named = {key: text_of(place, row, key) for key in ("judge", "baseline") if key in row}
-        found.append(Judged(question_id(place, row), (first, second), **named))
-    if not found:
+        found.append(Judged(question_id(place, row), (first, second), **named, row=row))
+    if required and not found:
         raise DataError(
             f"'{path}': no judgments of '{model}'; it has those of {', '.join(sorted(models)) or 'nobody'}"
         )
@@ -213,7 +221,19 @@ def models_of(path: str | Path) -> list[str]:
     return list(dict.fromkeys(text_of(place, row, "model") for place, row in read_table(path, "judgment")))
 
 
+def said_by(place: str, row: Row) -> list[tuple[int, str | None, str] | None]:
+    """What a judgment row says game by game, and to which prompt; None for a game that is not there."""
+    games = field_of(place, row, "games")
+    read = [_read_game(place, game) for game in (games if isinstance(games, list) else [])]
+    # the line break before each reply is the original's, and in no reply
+    return [
+        None if game is None else (number, game.prompt, game.text.removeprefix("\n"))
+        for number, game in enumerate(read, start=1)
+    ]
+
+
 def _read_game(place: str, game: Any) -> Game | None:
+    """A game; None where it is null, or the original tool's note that the judge gave no reply."""
     if game is None:
         return None
     label = field_of(place, game, "score")
@@ -221,6 +241,8 @@ def _read_game(place: str, game: Any) -> Game | None:
         raise DataError(f"{place}: a game's 'score' must be a label or null, not {label!r}")
     judgment = field_of(place, game, "judgment")
     text = judgment if isinstance(judgment, str) else text_of(place, game, "judgment", "answer")
+    if text.strip() == ERROR:
+        return None
     if "user_prompt" in game:
         return Game(label, text, text_of(place, game, "user_prompt"))
     prompt = text_of(place, game, "prompt", -1, "content") if "prompt" in game else None

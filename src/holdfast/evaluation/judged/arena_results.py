@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from holdfast.evaluation.judged.arena_baselines import (
+    OFFICIAL_BASELINES,
+    baselines_of,
+    listed,
+    scores_by_category,
+    tool_score,
+)
 from holdfast.evaluation.judged.arena_hard import (
     BASELINE_V01,
     JUDGE_SETTINGS_V01,
@@ -14,9 +19,9 @@ from holdfast.evaluation.judged.arena_hard import (
     Arena,
     ArenaAnswers,
 )
-from holdfast.evaluation.judged.arena_judging import GameCall, Judged, read_label
+from holdfast.evaluation.judged.arena_judging import Judged
+from holdfast.evaluation.judged.arena_reading import Read
 from holdfast.evaluation.judged.arena_scores import (
-    ArenaScore,
     Games,
     clustered,
     current_score,
@@ -36,59 +41,6 @@ STYLE_ROWS = 20  # fewer cannot carry five coefficients
 
 # Of the content of the official v0.1 baseline's answers.
 OFFICIAL_BASELINE = "dcc99358236f6e863c67b62cad9e1737835b94a7b67611864bfdd2e1693396cc"
-
-
-@dataclass(frozen=True)
-class Read:
-    """Judged games held against the benchmark.
-
-    Attributes:
-        rows: all, in the order of the file, those of no known question too.
-        last: the last row of each question of the benchmark.
-        twice, extra, missing: questions with several rows, rows of no question, questions without both games.
-        unread: questions with a game that has no label.
-        other_score: games whose stored label is not what the protocol's parser reads.
-        other_prompt: games whose prompt is not what this benchmark asks about these answers.
-    """
-
-    rows: Sequence[Judged]
-    last: Mapping[str, Judged]
-    twice: Sequence[str]
-    extra: Sequence[str]
-    missing: Sequence[str]
-    unread: Sequence[str]
-    other_score: Sequence[str]
-    other_prompt: Sequence[str]
-
-
-def look_at(arena: Arena, rows: Sequence[Judged], calls: Sequence[GameCall]) -> Read:
-    """Rows held against the benchmark, and against what it would ask (`calls`; of answers that are there)."""
-    names = [question.id for question in arena.questions]
-    last = {one.question: one for one in rows}
-    known = {name: last[name] for name in names if name in last}
-    asked = {(call.question.id, call.game): call.messages[-1]["content"] for call in calls}
-    other_score, other_prompt = [], []
-    for name, one in known.items():
-        for number, game in enumerate(one.games, start=1):
-            if game is None:
-                continue
-            if read_label(arena.protocol, game.text) != game.label:
-                other_score.append(f"{name}, game {number}")
-            # kept prompts alone can be held against anything; the original files have them all
-            if (name, number) in asked and game.prompt not in (None, asked[name, number]):
-                other_prompt.append(f"{name}, game {number}")
-    return Read(
-        rows=rows,
-        last=known,
-        twice=[name for name, times in Counter(one.question for one in rows).items() if times > 1],
-        extra=[name for name in last if name not in known],
-        missing=[name for name in names if name not in known or None in known[name].games],
-        unread=[
-            name for name, one in known.items() if None not in one.games and model_points(one.labels) is None
-        ],
-        other_score=other_score,
-        other_prompt=other_prompt,
-    )
 
 
 def score_arena(
@@ -115,7 +67,9 @@ def score_arena(
             known.
         beside: all models of one file, this one too, in its order: the original draws them in one table.
     """
-    why = [*arena.departures, *_departures(read, judge, baseline, baseline_answers), *departures]
+    against = baselines_of(arena, read.last, baseline)
+    differ = len(set().union(*against.values())) > 1
+    why = [*arena.departures, *_departures(read, judge, against, baseline_answers), *departures]
     if answers is None or baseline_answers is None:
         why.append(
             "the answers are not at hand: whether the judge was asked the official prompts cannot be checked"
@@ -124,17 +78,23 @@ def score_arena(
     strict = {name: _strict_labels(one) for name, one in read.last.items()}
     rate = (len(read.missing) + len(read.unread)) / len(arena.questions)
     name = "Arena-Hard v0.1" if not why else "Arena-Hard questions, custom"
-    current = _tool_score("current tool", current_score(labels, seed=seed))
-    original = _tool_score("original v0.1 tool", original_scores(beside or {model: labels}, seed=seed)[model])
+    current = tool_score("current tool", current_score(labels, seed=seed))
+    original = tool_score("original v0.1 tool", original_scores(beside or {model: labels}, seed=seed)[model])
     head = original if arena.protocol == "v0.1" else current
-    if rate > missing_limit:
+    if differ:
+        headline = Score(name, None, note=f"no one score, the baselines differ: {listed(against)}")
+    elif rate > missing_limit:
         note = f"withheld: {rate:.1%} of the questions missing or unread, limit {missing_limit:.1%}"
         headline = Score(name, None, note=note)
     else:
         headline = Score(name, head.value, head.interval, head.n, head.clusters, f"{head.name}; {head.note}")
-    scores = [headline, original, current, *_own(labels, list(strict.values()), seed)]
-    scores += _styled(read, answers, baseline_answers, seed)
-    if again:
+    scores = [headline]
+    if not differ:
+        scores += [original, current, *_own(labels, list(strict.values()), seed)]
+        scores += _styled(read, answers, baseline_answers, seed)
+    if (arena.protocol == "current" and len(against) > 1) or differ:
+        scores += scores_by_category(arena, read.rows, against, seed)
+    if again and not differ:
         scores.append(_again(read, again))
     questions = [_question(question.id, question.category, read, strict) for question in arena.questions]
     return Results(
@@ -143,7 +103,8 @@ def score_arena(
         why_not_official=why,
         model=model,
         judge={key: value for key, value in judge.items() if key != "failed"},
-        protocol=f"Arena-Hard {arena.protocol}, two games a question against {baseline}",
+        protocol=f"Arena-Hard {arena.protocol}, two games a question against "
+        + (listed(against) if differ else baseline),
         settings=dict(settings) | {"baseline": baseline, "seed": seed, "missing_limit": missing_limit},
         hashes=dict(arena.hashes)
         | ({} if answers is None else {"answers": answers.hash})
@@ -160,16 +121,26 @@ def score_arena(
 
 
 def _departures(
-    read: Read, judge: Mapping[str, Any], baseline: str, baseline_answers: ArenaAnswers | None
+    read: Read,
+    judge: Mapping[str, Any],
+    against: Mapping[str, set[str]],
+    baseline_answers: ArenaAnswers | None,
 ) -> list[str]:
-    why = served_otherwise(judge)
+    why = served_otherwise(judge, [JUDGE_V01])
     if judge["asked"] != JUDGE_V01:
         why.append(f"judged by {judge['asked']}, not by {JUDGE_V01}")
     if judge.get("settings") not in (None, JUDGE_SETTINGS_V01.as_dict()):
         why.append("judge settings other than temperature 0 and 4096 tokens")
-    if baseline != BASELINE_V01:
-        why.append(f"against {baseline}, not {BASELINE_V01}")
-    elif baseline_answers is not None and baseline_answers.hash != OFFICIAL_BASELINE:
+    for category, names in against.items():
+        official = OFFICIAL_BASELINES.get(category, BASELINE_V01)
+        if others := sorted(names - {official}):
+            of = f"{category} " if len(against) > 1 else ""
+            why.append(f"{of}against {', '.join(others)}, not {official}")
+    if (
+        baseline_answers is not None
+        and baseline_answers.model == BASELINE_V01
+        and baseline_answers.hash != OFFICIAL_BASELINE
+    ):
         why.append("answers of the baseline that are not the official ones (their content differs)")
     if read.other_prompt:
         why.append(f"{len(read.other_prompt)} games of another prompt or other answers")
@@ -181,13 +152,6 @@ def _departures(
 def _strict_labels(one: Judged) -> tuple[str | None, str | None]:
     first, second = (None if game is None else strict_label(game.text).value for game in one.games)
     return first, second
-
-
-def _tool_score(name: str, found: ArenaScore | None) -> Score:
-    if found is None:
-        return Score(name, None, note="no game with a label")
-    note = f"percent; prints {found.printed}; rows drawn as if independent"
-    return Score(name, found.value, Interval(found.low, found.high, found.level), found.rows, note=note)
 
 
 def _own(labels: Games, strict: Games, seed: int) -> list[Score]:
@@ -321,6 +285,7 @@ def _question(
 ) -> dict[str, Any]:
     one = read.last.get(name)
     points = None if one is None else plain_outcomes(one.labels)
+    clear = plain_outcomes(strict[name]) if name in strict else None
     first, second = (None, None) if one is None else one.labels
     flags = []
     if one is not None:
@@ -331,6 +296,7 @@ def _question(
         "id": name,
         "category": category,
         "score": None if points is None else sum(points) / len(points),
+        "strict": None if clear is None else sum(clear) / len(clear),
         "game 1 (baseline is A)": first,
         "game 2 (model is A)": second,
         "flags": flags,

@@ -17,8 +17,23 @@ from typing import Any
 from holdfast.errors import ConfigError, DataError
 from holdfast.evaluation.answers.generation import Fail, Generator, Keep, Request
 from holdfast.evaluation.answers.generation_turns import Generated, Question, Thinking, generate
-from holdfast.evaluation.judged.assets import Row, field_of, read_table
-from holdfast.evaluation.judged.judging import REPLIES, Judge, Replies, adopt, gather
+from holdfast.evaluation.judged.assets import Row
+from holdfast.evaluation.judged.judging import (
+    FAILURES,
+    REPLIES,
+    Judge,
+    Known,
+    Replies,
+    gather,
+    other_replies,
+)
+from holdfast.evaluation.judged.judgment_files import (
+    ERROR,
+    JUDGMENT_FOLDER,
+    REJUDGMENT_FOLDER,
+    of_judge,
+    write_judgments,
+)
 from holdfast.evaluation.judged.mt_bench import (
     ANSWER_TOKENS,
     TEMPERATURES,
@@ -43,7 +58,7 @@ from holdfast.evaluation.judged.verdict_parsers import LARGEST
 from holdfast.evaluation.results import Results, write_rows
 from holdfast.files import replacing
 
-ANSWER_FOLDER, JUDGMENT_FOLDER = "model_answer", "model_judgment"
+ANSWER_FOLDER = "model_answer"
 GENERATION_FOLDER, MADE = "generation", "settings.json"
 
 
@@ -146,6 +161,10 @@ class Run:
                 record = {"settings": dict(settings), "departures": list(departures)}
                 beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
+    def reads_only(self, calls: Sequence[Any]) -> bool:
+        """Whether the judgment file is all there is: nobody can be asked, and none of its replies were kept here."""
+        return self.judge.generator is None and not (calls and (self.folder / REPLIES).exists())
+
     @property
     def _made(self) -> Path:
         file = self.answer_file
@@ -171,6 +190,7 @@ class Run:
             "imported_judgments": len(imported) + replies.imported,
             "judgings": self.judgings,
             "cut_replies": len(replies.cut),
+            "cut_empty_replies": sum(not replies.texts[key].strip() for key in replies.cut),
             "failed": {", ".join(map(str, key[:2])): reason for key, reason in replies.failed.items()},
         }
 
@@ -188,32 +208,30 @@ def run_mt_bench(bench: MTBench, run: Run) -> Results:
         settings["temperatures"] = TEMPERATURES
     answers = talk_answers(bench, run)
     run.keep_settings(settings, departures)
-    target = run.folder / JUDGMENT_FOLDER / f"{stem_of(run.judge.model)}_single.jsonl"
+    name = f"{stem_of(run.judge.model)}_single"
+    target = Path(JUDGMENT_FOLDER) / f"{name}.jsonl"
     calls = [] if answers is None else rating_calls(bench, answers, run.judge)
-    imported = _imported(run, target)
-    if run.judge.generator is not None:
-        adopt(_fitting(imported, calls, run.judge.model), run.folder)
-        if run.judgments is None:
-            imported = []  # those that fit are in the journal now; others are of other answers
+    earlier, named = _earlier(bench, run, run.folder / target), _named(bench, run)
+    known = _fitting([*earlier, *named], calls, run.judge.model)
+    imported = named if run.judgments is not None else earlier if run.reads_only(calls) else []
     there = {(row["question_id"], row["turn"]) for row in imported}
-    replies = gather(
-        run.judge,
-        [call.request for call in calls if (call.question.id, call.turn) not in there],
-        run.folder,
-    )
+    requests = [call.request for call in calls if (call.question.id, call.turn) not in there]
+    replies = gather(run.judge, requests, run.folder, known)
     new = judgment_rows(calls, replies, run.model, run.judge.model)
     rows = [*imported, *new]
     if not rows:
-        raise DataError(_nothing(run, replies))
-    if new:
-        _write_beside_others(target, rows, run.model)
+        raise DataError(_nothing(run, replies, requests))
+    if new and run.judge.generator is not None:
+        write_judgments(run.folder, target, rows, _key, _said)
     again = []
     if answers is not None:
         for judging in range(2, run.judgings + 1):
             more = rating_calls(bench, answers, run.judge, judging)
             said = gather(run.judge, [call.request for call in more], run.folder)
             again.append(judgment_rows(more, said, run.model, run.judge.model))
-            write_rows(target.with_name(f"{target.stem}.judging-{judging}.jsonl"), again[-1])
+            if run.judge.generator is not None:
+                file = Path(REJUDGMENT_FOLDER) / f"{name}.judging-{judging}.jsonl"
+                write_judgments(run.folder, file, again[-1], _key, _said)
     found = look_at(bench, rows, calls)
     results = score_mt_bench(
         bench,
@@ -264,18 +282,28 @@ def talk_answers(bench: MTBench, run: Run) -> TalkAnswers | None:
     return read_talk_answers(file, bench, run.model)
 
 
-def _imported(run: Run, target: Path) -> list[Row]:
-    """Rows that nobody has to pay for: of the file that was named, or one of the original tool in the folder."""
-    if run.judgments is not None:
-        return read_judgments(run.judgments, run.model)
-    if target.exists() and not (run.folder / REPLIES).exists():
-        return read_judgments(target, run.model, run.judge.model)
-    return []
+def _earlier(bench: MTBench, run: Run, target: Path) -> list[Row]:
+    """This model's rows by this judge that lie in the folder: of earlier runs, or of the original tool."""
+    if not target.exists():
+        return []
+    return _asked_for(bench, read_judgments(target, run.model, run.judge.model, required=False))
 
 
-def _fitting(
-    rows: Sequence[Row], calls: Sequence[RatingCall], judge: str
-) -> list[tuple[Request, str, float]]:
+def _named(bench: MTBench, run: Run) -> list[Row]:
+    """The rows of the file that was named; of several judges, of the one that is asked for."""
+    if run.judgments is None:
+        return []
+    rows = read_judgments(run.judgments, run.model)
+    return _asked_for(bench, of_judge(rows, run.judge.model, lambda row: row["judge"][0]))
+
+
+def _asked_for(bench: MTBench, rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of questions that a limit leaves out, ids spelled as the benchmark does."""
+    spelled = [row | {"question_id": bench.id_of(row["question_id"])} for row in rows]
+    return [row for row in spelled if row["question_id"] not in bench.left_out]
+
+
+def _fitting(rows: Sequence[Row], calls: Sequence[RatingCall], judge: str) -> list[Known]:
     """The judgments that answer exactly what a call asks."""
     asked = {(call.question.id, call.turn, call.messages[-1]["content"]): call.request for call in calls}
     fitting = []
@@ -288,20 +316,26 @@ def _fitting(
     return fitting
 
 
-def _write_beside_others(target: Path, rows: Sequence[Row], model: str) -> None:
-    """A judgment file of FastChat's is of a judge, and may hold several models' rows."""
-    others = []
-    if target.exists():
-        others = [row for place, row in read_table(target) if field_of(place, row, "model") != model]
-    write_rows(target, [*others, *rows])
+def _key(_place: str, row: Row) -> tuple[str, ...]:
+    """What tells judgments apart: several models share a file, and judges whose names end alike."""
+    judge = row.get("judge")
+    judge = judge[0] if isinstance(judge, list) and judge else judge
+    return tuple(str(part) for part in (row.get("model"), judge, row.get("question_id"), row.get("turn")))
 
 
-def _nothing(run: Run, replies: Replies) -> str:
+def _said(_place: str, row: Row) -> list[Any]:
+    judgment = row.get("judgment")
+    return [None if judgment == ERROR else (row.get("user_prompt"), judgment)]
+
+
+def _nothing(run: Run, replies: Replies, requests: Sequence[Request]) -> str:
     reasons = list(replies.failed.values())
     if reasons:
+        failures = run.folder / FAILURES
+        listed = f"; see {failures}" if failures.exists() else ""
         return (
-            f"no judgment of '{run.model}' by '{run.judge.model}' is there: {len(reasons)} calls have "
-            f"no reply (the first: {reasons[0]}); see {run.folder / 'failures.jsonl'}"
+            f"no judgment of '{run.model}' by '{run.judge.model}' is there: {len(reasons)} calls have no reply "
+            f"(the first: {reasons[0]}){listed}{other_replies(requests, run.folder)}"
         )
     return (
         f"'{run.folder}': neither answers nor judgments of '{run.model}'; give --answers or --judgments, or have them "

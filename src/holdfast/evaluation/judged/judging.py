@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from holdfast.evaluation.answers.journal import Journal
 from holdfast.evaluation.judged.assets import content_hash
 
 REPLIES, FAILURES = "judge_replies.jsonl", "failures.jsonl"
+
+Known = tuple[Request, str, float]  # a reply that a judgment file holds, and when it came
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,14 @@ class Replies:
     imported: int = 0
 
 
-def gather(judge: Judge, requests: Sequence[Request], folder: Path) -> Replies:
+def gather(judge: Judge, requests: Sequence[Request], folder: Path, known: Sequence[Known] = ()) -> Replies:
     """The replies to these requests: from the folder's journal, and, where the judge can be asked, from it.
 
     Each reply is on the disk before its worker asks the next. What fails is in `failures.jsonl`.
+
+    Args:
+        known: what judgment files hold. It goes into the journal first (see `adopt`); where nobody can be asked, it is
+            read and nothing is written.
 
     Raises:
         DataError: the journal holds what is no row.
@@ -75,34 +82,56 @@ def gather(judge: Judge, requests: Sequence[Request], folder: Path) -> Replies:
         CallError: the judge cannot be reached at all.
     """
     path = folder / REPLIES
-    if judge.generator is None and not path.exists():
-        return Replies(failed={request.key: "not asked: nothing is paid for here" for request in requests})
     found = Replies()
+    if judge.generator is not None:
+        adopt(known, folder)
+    elif not path.exists():
+        _take(found, requests, _adoptable(known, ()).get)
+        return found
     with Journal(path, key=lambda row: tuple(row["key"])) as journal:
+        told = _adoptable(known, journal.rows())
         before = len(journal)
         if judge.generator is not None:
             collected = collect(judge.generator, requests, journal, folder / FAILURES, row_of=_row)
             found.failed.update(collected.failed)
         found.asked = len(journal) - before
-        for request in requests:
-            row = journal.get(request.key)
-            if row is None:
-                found.failed.setdefault(request.key, "not asked: nothing is paid for here")
-                continue
-            found.texts[request.key] = row["text"]
-            found.times[request.key] = row["tstamp"]
-            found.imported += row["imported"]
-            if row["served"] is not None:
-                found.served[row["served"]] = found.served.get(row["served"], 0) + 1
-            if row["finish_reason"] == "length":
-                found.cut.append(request.key)
+        _take(found, requests, lambda key: journal.get(key) or told.get(key))
     return found
 
 
-def served_otherwise(judge: Mapping[str, Any]) -> list[str]:
-    """What a server says it is, where that is not what was asked for; a dated version (`gpt-4-0613`) is."""
-    others = [name for name in judge.get("served", {}) if not name.startswith(judge["asked"])]
-    return [f"the server of {judge['asked']} says that it is {', '.join(sorted(others))}"] if others else []
+def _take(
+    found: Replies, requests: Sequence[Request], row_of: Callable[[Any], Mapping[str, Any] | None]
+) -> None:
+    for request in requests:
+        row = row_of(request.key)
+        if row is None:
+            found.failed.setdefault(request.key, "not asked: nothing is paid for here")
+            continue
+        found.texts[request.key] = row["text"]
+        found.times[request.key] = row["tstamp"]
+        found.imported += row["imported"]
+        if row["served"] is not None:
+            found.served[row["served"]] = found.served.get(row["served"], 0) + 1
+        if row["finish_reason"] == "length":
+            found.cut.append(request.key)
+
+
+def served_otherwise(judge: Mapping[str, Any], official: Sequence[str] = ()) -> list[str]:
+    """What a server says it is, where that is not what was asked for.
+
+    The same name with a date (`gpt-4-0613`, `gpt-4o-2024-08-06`) is; with anything else (`gpt-4o-mini`) it is another.
+
+    Args:
+        official: the judges of a benchmark; where one of them is asked for, one of them must have served.
+    """
+    asked = judge["asked"]
+    same = re.compile(re.escape(asked) + r"(-[0-9]{4}|-[0-9]{4}-[0-9]{2}-[0-9]{2})?")
+    others = [
+        name
+        for name in judge.get("served", {})
+        if not same.fullmatch(name) or (asked in official and name not in official)
+    ]
+    return [f"the server of {asked} says that it is {', '.join(sorted(others))}"] if others else []
 
 
 def _row(request: Request, reply: Reply, _digest: str) -> dict[str, Any]:
@@ -114,23 +143,64 @@ def _row(request: Request, reply: Reply, _digest: str) -> dict[str, Any]:
         "usage": None if reply.usage is None else asdict(reply.usage),
         "tstamp": time.time(),
         "imported": False,
+        "messages": _messages_hash(request),
     }
 
 
-def adopt(replies: Sequence[tuple[Request, str, float]], folder: Path) -> None:
-    """Put (request, reply, time) of somebody's judgment file into the folder's journal: they are not paid for again.
+def adopt(replies: Sequence[Known], folder: Path) -> None:
+    """Put the replies of somebody's judgment file into the folder's journal: they are not paid for again.
 
-    What served them, and under which settings, such files do not say.
+    Of several of one request the last counts, as everywhere; those that the journal has stay as they are. A reply that
+    this folder had paid for under other settings, and wrote into the file itself, is none to these requests.
     """
     if not replies:
         return
     with Journal(folder / REPLIES, key=lambda row: tuple(row["key"])) as journal:
-        for request, text, tstamp in replies:
-            if not journal.has(request.key):
-                unknown = {"served": None, "finish_reason": None, "usage": None}
-                journal.add(
-                    {"key": list(request.key), "text": text, **unknown, "tstamp": tstamp, "imported": True}
-                )
+        for key, row in _adoptable(replies, journal.rows()).items():
+            if not journal.has(key):
+                journal.add(row)
+
+
+def _adoptable(known: Sequence[Known], rows: Sequence[Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Rows for a journal that has `rows`, by key. What served them, and under which settings, files do not say."""
+    own: dict[Any, list[str]] = {}
+    for row in rows:
+        if not row["imported"]:
+            own.setdefault((*row["key"][:-1], row.get("messages")), []).append(row["text"])
+
+    def is_own(request: Request, text: str) -> bool:
+        # a game's text may go on with that of a second attempt
+        asked = (_messages_hash(request), None)  # journals of before say not what was asked
+        mine = [one for hashed in asked for one in own.get((*request.key[:-1], hashed), ())]
+        return any(text == one or (one and text.startswith(f"{one}\n")) for one in mine)
+
+    unknown = {"served": None, "finish_reason": None, "usage": None}
+    return {
+        request.key: {"key": list(request.key), "text": text, **unknown, "tstamp": tstamp, "imported": True}
+        for request, text, tstamp in known
+        if not is_own(request, text)
+    }
+
+
+def _messages_hash(request: Request) -> str:
+    """Of what is asked, whoever is asked and under whatever settings."""
+    return content_hash([dict(message) for message in request.messages])[:20]
+
+
+def other_replies(requests: Sequence[Request], folder: Path) -> str:
+    """Words on replies of the folder's journal to the same questions that answer other requests; else nothing."""
+    path = folder / REPLIES
+    if not path.exists():
+        return ""
+    with Journal(path, key=lambda row: tuple(row["key"])) as journal:
+        places = {tuple(row["key"][:-1]) for row in journal.rows()}
+        count = sum(request.key[:-1] in places and not journal.has(request.key) for request in requests)
+    if not count:
+        return ""
+    return (
+        f"; there are {count} replies to the same questions under other judge settings, prompts or answers: give the "
+        "run's --judge-model and --judge-extra"
+    )
 
 
 def unpaid(requests: Sequence[Request], folder: Path) -> list[Request]:

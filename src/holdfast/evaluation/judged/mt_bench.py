@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from holdfast.errors import ConfigError, DataError
 from holdfast.evaluation.answers.client_settings import Settings
@@ -22,6 +24,7 @@ from holdfast.evaluation.judged.assets import (
     content_hash,
     field_of,
     find_file,
+    is_one_of,
     keyed,
     read_table,
     require_file,
@@ -67,6 +70,7 @@ class MTBench:
         prompts: by FastChat's names, such as `single-math-v1-multi-turn`.
         hashes: of the content of all three.
         departures: in what this is not the official benchmark.
+        left_out: ids of its questions that a limit leaves out.
     """
 
     questions: tuple[TalkQuestion, ...]
@@ -74,6 +78,16 @@ class MTBench:
     prompts: Mapping[str, JudgePrompt]
     hashes: Mapping[str, str]
     departures: tuple[str, ...]
+    left_out: frozenset[int | str] = frozenset()
+
+    def id_of(self, name: Any) -> Any:
+        """A question's id as the benchmark spells it, where a file has its number as a text."""
+        return self._spelled.get(name, name) if isinstance(name, str) else name
+
+    @cached_property
+    def _spelled(self) -> dict[str, int | str]:
+        ids = [*(question.id for question in self.questions), *self.left_out]
+        return {str(name): name for name in sorted(ids, key=lambda name: isinstance(name, str))}
 
     def prompt_of(self, question: TalkQuestion, turn: int) -> JudgePrompt:
         """The prompt that a turn of a question is judged with."""
@@ -119,7 +133,8 @@ def load_mt_bench(source: str | Path, judge: str = JUDGE, *, limit: int | None =
     if limit is not None and limit < len(questions):
         chosen = _spread(questions, limit)
         departures.append(f"{limit} of {len(questions)} questions")
-    return MTBench(tuple(chosen), references, prompts, hashes, tuple(departures))
+    left_out = frozenset(question.id for question in questions) - {question.id for question in chosen}
+    return MTBench(tuple(chosen), references, prompts, hashes, tuple(departures), left_out)
 
 
 def _questions(file: Path) -> list[TalkQuestion]:
@@ -204,6 +219,8 @@ class TalkAnswers:
 def read_talk_answers(path: str | Path, bench: MTBench, model: str | None = None) -> TalkAnswers:
     """An answer file of FastChat: `question_id`, `choices[0].turns`. The last row of a question counts.
 
+    A number that is there as a text is the number. Rows of questions that a limit leaves out are passed over.
+
     Args:
         model: its name, where the file's is not.
 
@@ -211,7 +228,12 @@ def read_talk_answers(path: str | Path, bench: MTBench, model: str | None = None
         DataError: a line that is no such row.
     """
     names = [question.id for question in bench.questions]
-    found = keyed(read_table(path, "answer"), lambda place, row: field_of(place, row, "question_id"), names)
+    rows = [
+        (place, row)
+        for place, row in read_table(path, "answer")
+        if not is_one_of(bench.id_of(field_of(place, row, "question_id")), bench.left_out)
+    ]
+    found = keyed(rows, lambda place, row: bench.id_of(field_of(place, row, "question_id")), names)
     turns = {name: _turns(place, row) for name, (place, row) in found.rows.items()}
     return TalkAnswers(model or Path(path).stem, turns, found)
 

@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.errors import DataError
 from holdfast.evaluation.judged.assets import Row, field_of, read_table, text_of
 from holdfast.evaluation.judged.judging import served_otherwise
+from holdfast.evaluation.judged.judgment_files import ERROR
 from holdfast.evaluation.judged.mt_bench import (
     JUDGE_SETTINGS,
     OFFICIAL_JUDGES,
@@ -59,13 +60,17 @@ class Judgments:
     other_prompt: Sequence[Place]
 
 
-def read_judgments(path: str | Path, model: str, judge: str | None = None) -> list[Row]:
+def read_judgments(
+    path: str | Path, model: str, judge: str | None = None, *, required: bool = True
+) -> list[Row]:
     """A model's rows of FastChat's judgment file (`JUDGE_single.jsonl`), of one judge where it is named.
 
+    Rows of `$ERROR$`, which FastChat writes where the judge gave no reply, are no judgments, and left out.
+
     Raises:
-        DataError: a line is of another layout, or no row is this model's.
+        DataError: a line is of another layout; or no row is this model's, and one is required.
     """
-    rows, models = [], set()
+    rows, models, any_row = [], set(), False
     for place, row in read_table(path, "judgment"):
         models.add(text_of(place, row, "model"))
         if row["model"] != model or (judge is not None and text_of(place, row, "judge", 0) != judge):
@@ -79,8 +84,10 @@ def read_judgments(path: str | Path, model: str, judge: str | None = None) -> li
             raise DataError(f"{place}: 'score' must be a number, not {score!r}; -1 stands for none")
         if type(turn) is not int or not 1 <= turn <= TURNS:
             raise DataError(f"{place}: 'turn' must be 1 or 2, not {turn!r}")
-        rows.append(row)
-    if not rows:
+        any_row = True
+        if row["judgment"] != ERROR:
+            rows.append(row)
+    if required and not any_row:
         known = ", ".join(sorted(models)) or "nobody"
         raise DataError(
             f"'{path}': no judgments of '{model}'{f' by {judge}' if judge else ''}; it has those of {known}"
@@ -186,7 +193,7 @@ def score_mt_bench(
 
 
 def _departures(found: Judgments, judge: Mapping[str, Any]) -> list[str]:
-    why = served_otherwise(judge)
+    why = served_otherwise(judge, OFFICIAL_JUDGES)
     if judge["asked"] not in OFFICIAL_JUDGES:
         why.append(f"judged by {judge['asked']}, not by {OFFICIAL_JUDGES[0]}")
     if judge.get("settings") not in (None, JUDGE_SETTINGS.as_dict()):
@@ -267,10 +274,13 @@ def _question(
         turn: None if row is None or row["score"] == UNPARSED else row["score"] for turn, row in rows.items()
     }
     values = [value for value in official.values() if value is not None]
+    verdicts = [strict[name, turn].value for turn in rows if (name, turn) in strict]
+    clear = [value for value in verdicts if value is not None]
     return {
         "id": name,
         "category": category,
         "score": sum(values) / len(values) if values else None,
+        "strict": sum(clear) / TURNS if len(clear) == TURNS else None,
         **{f"turn {turn}": value for turn, value in official.items()},
         "flags": [
             f"turn {turn}: {strict[name, turn].reason}"

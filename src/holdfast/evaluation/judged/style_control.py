@@ -1,7 +1,8 @@
-"""Style control of the current Arena-Hard: the win rate left when length and markdown are accounted for.
+"""Style control after the current Arena-Hard's: the win rate left when length and markdown are accounted for.
 
 A logistic regression of the outcomes on how much longer, and how much more marked up, the model's answer is. The
-features are z-scored, so the model's own coefficient is its strength at the average of them.
+features are z-scored, so the model's own coefficient is its strength at the average of them. It is not the tool's
+number: docs/evaluation.md says in what they differ.
 """
 
 from __future__ import annotations

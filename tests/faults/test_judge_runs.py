@@ -1,0 +1,462 @@
+"""Whole judged runs in folders that others write to as well, and runs that are killed: no judgment is lost or paid
+twice.
+
+The original tools' rows are made of the calls of this package, whose prompts are theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.errors import DataError
+from holdfast.evaluation.answers.generation import Request
+from holdfast.evaluation.judged.arena_hard import Arena, load_arena, read_arena_answers
+from holdfast.evaluation.judged.arena_judging import game_calls
+from holdfast.evaluation.judged.arena_run import run_arena
+from holdfast.evaluation.judged.judged_run import Run, run_mt_bench
+from holdfast.evaluation.judged.judging import Judge
+from holdfast.evaluation.judged.mt_bench import (
+    JUDGE_SETTINGS,
+    MTBench,
+    load_mt_bench,
+    rating_calls,
+    read_talk_answers,
+)
+from holdfast.evaluation.results import Results
+from tests.evaluation.scripted import Scripted
+from tests.evaluation.small_benchmarks import (
+    ARENA_IDS,
+    arena_answer,
+    arena_answers,
+    arena_assets,
+    talk_answers,
+    talk_assets,
+    write_rows,
+)
+from tests.faults.moments import Moments
+from tests.faults.test_judge_kill import ended_by, in_a_process
+
+TALK_FILE, ARENA_FILE = "model_judgment/gpt-4_single.jsonl", "model_judgment/j/m.jsonl"
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def rating(request: Request) -> str:
+    """Another one for each turn of each question."""
+    return f"It is so. [[{2 * int(request.key[0]) + int(request.key[1]) - 1}]]"
+
+
+def label(request: Request) -> str:
+    return "[[A>B]]" if (request.key[0] in ("q1", "q4")) == (request.key[1] == 1) else "[[B>>A]]"
+
+
+def paid(said: Callable[[Request], str], log: Path) -> Scripted:
+    """A judge whose every call leaves a line in `log`."""
+
+    def script(request: Request) -> str:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # in one write, which no kill halves
+        os.write(handle, json.dumps(request.key[:2]).encode() + b"\n")
+        os.close(handle)
+        return said(request)
+
+    return Scripted(script)
+
+
+class Talk:
+    """MT-Bench in four questions, one folder of a run, and what the original tool would have written into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.assets, self.out = talk_assets(folder / "mt"), folder / "out"
+        self.answers = talk_answers(folder / "m.jsonl")
+        self.file = self.out / TALK_FILE
+
+    def bench(self, limit: int | None = None) -> MTBench:
+        return load_mt_bench(self.assets, limit=limit)
+
+    def run(
+        self, asks: Scripted | None, limit: int | None = None, judge: str = "gpt-4", **options: Any
+    ) -> Results:
+        name = options.pop("model", "m")
+        answers = talk_answers(self.answers.with_name(f"{name}.jsonl"))
+        bound = Judge(judge, options.pop("settings", JUDGE_SETTINGS), asks)
+        options = {"answers": answers, "missing_limit": 1.0} | options
+        return run_mt_bench(self.bench(limit), Run(self.out, name, bound, **options))
+
+    def original(self, model: str = "m", judge: str = "gpt-4") -> list[dict[str, Any]]:
+        """All rows of a model as FastChat writes them."""
+        answers = read_talk_answers(talk_answers(self.answers.with_name(f"{model}.jsonl")), self.bench())
+        return [
+            {
+                "question_id": call.question.id,
+                "model": model,
+                "judge": [judge, call.prompt.name],
+                "user_prompt": call.messages[-1]["content"],
+                "judgment": rating(call.request),
+                "score": int(rating(call.request).split("[[")[1].rstrip("]")),
+                "turn": call.turn,
+                "tstamp": 5.0,
+            }
+            for call in rating_calls(self.bench(), answers, Judge(judge, JUDGE_SETTINGS))
+        ]
+
+
+class Games:
+    """Arena-Hard in six questions, likewise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.assets, self.out = arena_assets(folder / "arena"), folder / "out"
+        self.answers = arena_answers(folder / "m.jsonl")
+        self.baseline = arena_answers(folder / "gpt-4-0314.jsonl")
+        self.file = self.out / ARENA_FILE
+
+    def arena(self, limit: int | None = None) -> Arena:
+        return load_arena(self.assets, limit=limit)
+
+    def run(
+        self, asks: Scripted | None, limit: int | None = None, judge: str = "j", **options: Any
+    ) -> Results:
+        arena = self.arena(limit)
+        bound = Judge(judge, options.pop("settings", arena.settings), asks)
+        options = {"answers": self.answers, "missing_limit": 1.0} | options
+        return run_arena(arena, Run(self.out, "m", bound, **options), self.baseline)
+
+    def original(self, *, old: bool = False) -> list[dict[str, Any]]:
+        """All rows as Arena-Hard's tool writes them; `old`: before April 2025."""
+        arena = self.arena()
+        sides = [read_arena_answers(file, arena).texts for file in (self.baseline, self.answers)]
+        rows: dict[str, dict[str, Any]] = {}
+        for call in game_calls(arena, Judge("j", arena.settings), *sides):
+            name, text, prompt = call.question.id, "\n" + label(call.request), call.messages[-1]["content"]
+            head = {"question_id": name} if old else {"uid": name, "judge": "j", "baseline": "gpt-4-0314"}
+            row = rows.setdefault(name, head | {"model": "m", "games": []})
+            score = text.strip().strip("[]")
+            row["games"].append(
+                {"user_prompt": prompt, "judgment": text, "score": score}
+                if old
+                else {
+                    "score": score,
+                    "judgment": {"answer": text},
+                    "prompt": [{"role": "user", "content": prompt}],
+                }
+            )
+        return list(rows.values())
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Talk:
+    return Talk(tmp_path / "talk")
+
+
+@pytest.fixture
+def games(tmp_path: Path) -> Games:
+    return Games(tmp_path / "games")
+
+
+# --- rows of others ------------------------------------------------------------------------------------
+
+
+def test_a_rescore_counts_the_original_tools_rows_and_writes_nothing(talk: Talk) -> None:
+    talk.run(Scripted(rating), limit=2)
+    kept = {(row["question_id"], row["turn"]) for row in rows_of(talk.file)}
+    more = [row for row in talk.original() if (row["question_id"], row["turn"]) not in kept]
+    write_rows(talk.file, [*rows_of(talk.file), *more])
+    before = {path: path.read_bytes() for path in (talk.file, talk.out / "judge_replies.jsonl")}
+    offline = talk.run(None)
+    assert (len(kept), offline.scores[0].n) == (4, 8)
+    assert {path: path.read_bytes() for path in before} == before
+    judge = Scripted(rating)
+    assert talk.run(judge).scores == offline.scores
+    assert judge.asked == 0
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_so_with_arena_hard_in_either_layout(games: Games, old: bool) -> None:
+    games.run(Scripted(label), limit=2)
+    kept = [row["uid"] for row in rows_of(games.file)]
+    rows = games.original(old=old)
+    more = [row for row in rows if row["question_id" if old else "uid"] not in kept]
+    write_rows(games.file, [*rows_of(games.file), *more])
+    before = games.file.read_bytes()
+    offline = games.run(None)
+    assert (len(kept), offline.missing["questions_missing"]) == (2, [])
+    assert games.file.read_bytes() == before
+    judge = Scripted(label)
+    assert games.run(judge).scores == offline.scores
+    assert judge.asked == 0
+    assert len(rows_of(games.file)) == 6
+
+
+def test_each_model_of_a_file_is_taken_in(talk: Talk) -> None:
+    write_rows(talk.file, [*talk.original("m"), *talk.original("n")])
+    judge = Scripted(rating)
+    talk.run(judge, model="m")
+    talk.run(judge, model="n")
+    assert judge.asked == 0
+    assert sorted(row["model"] for row in rows_of(talk.file)) == ["m"] * 8 + ["n"] * 8
+
+
+def test_a_file_of_other_models_alone_is_no_error(talk: Talk) -> None:
+    write_rows(talk.file, talk.original("n"))
+    judge = Scripted(rating)
+    assert talk.run(judge).scores[0].n == 8
+    assert judge.asked == 8
+    assert len(rows_of(talk.file)) == 16
+
+
+def test_a_part_of_the_questions_leaves_the_others_rows(talk: Talk, games: Games) -> None:
+    for run, said, count in ((talk, rating, 8), (games, label, 6)):
+        run.out = run.out.with_name(f"out-{count}")
+        run.file = run.out / run.file.relative_to(run.out.with_name("out"))
+        run.run(Scripted(said), judgings=2)
+        again = [path for path in run.out.glob("model_rejudgment/**/*") if path.is_file()]
+        assert len(again) == 1
+        run.run(Scripted(said), limit=2, judgings=2)
+        assert len(rows_of(run.file)) == len(rows_of(again[0])) == count
+
+
+def test_judges_whose_names_end_alike_keep_their_rows(talk: Talk, games: Games) -> None:
+    for judge in ("org/j", "other/j"):
+        talk.run(Scripted(rating), judge=judge, judgings=2)
+        games.run(Scripted(label), judge=judge, judgings=2)
+    assert len(rows_of(talk.out / "model_judgment/j_single.jsonl")) == 16
+    assert len(rows_of(talk.out / "model_rejudgment/j_single.judging-2.jsonl")) == 16
+    assert len(rows_of(games.file)) == 12
+    # the original reads each file of its folder as a model's
+    assert list((games.out / "model_judgment/j").iterdir()) == [games.file]
+    assert len(rows_of(games.out / "model_rejudgment/j/m.judging-2.jsonl")) == 12
+
+
+def test_what_does_not_fit_is_put_aside_before_it_is_replaced(
+    talk: Talk, games: Games, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = talk.original()
+    strange = rows[0] | {"user_prompt": "of another answer"}
+    write_rows(talk.file, [strange, *rows[1:]])
+    judge = Scripted(rating)
+    talk.run(judge)
+    assert judge.asked == 1
+    assert rows_of(talk.out / "set_aside" / TALK_FILE) == [strange]
+    assert "judgments that do not answer what is asked now are replaced" in caplog.text
+    caplog.clear()
+    talk.run(judge)
+    assert caplog.text == ""
+    other = games.original()[0]
+    other["games"][1]["judgment"] = {"answer": "said later [[A>>B]]"}
+    write_rows(games.file, [other])
+    games.run(Scripted(label))  # asks for all but question 0, whose row fits
+    assert not (games.out / "set_aside" / ARENA_FILE).exists()
+    write_rows(games.file, games.original())  # another verdict on question 0 than the one that is paid for
+    games.run(Scripted(label))
+    assert rows_of(games.out / "set_aside" / ARENA_FILE) == games.original()[:1]
+
+
+def test_other_settings_are_asked_anew_though_the_file_has_our_own_rows(talk: Talk, games: Games) -> None:
+    games.run(
+        Scripted(lambda request: "I cannot say" if request.key[2] == 1 else "[[A>B]]")
+    )  # asked to go on
+    talk.run(Scripted(rating))
+    told = replace(JUDGE_SETTINGS, extra={"seed": 1})
+    with pytest.raises(DataError, match="8 replies to the same questions under other judge settings"):
+        talk.run(None, settings=told)
+    with pytest.raises(DataError, match="12 replies to the same questions under other judge settings"):
+        games.run(None, settings=told)
+    judge = Scripted(rating)
+    talk.run(judge, settings=told)
+    assert judge.asked == 8
+    judge = Scripted(label)
+    games.run(judge, settings=told)
+    assert judge.asked == 12
+
+
+# --- what counts as there ------------------------------------------------------------------------------
+
+
+def test_errors_and_null_games_of_a_file_are_asked_for(talk: Talk, games: Games, tmp_path: Path) -> None:
+    rows = talk.original()
+    rows[2] |= {"judgment": "$ERROR$", "score": -1}
+    file = write_rows(tmp_path / "gpt-4_single.jsonl", rows)
+    assert talk.run(None, judgments=file).missing["judgments_missing"] == ["3, turn 1"]
+    judge = Scripted(rating)
+    assert talk.run(judge, judgments=file).scores[0].n == 8
+    assert judge.asked == 1
+    played = games.original()
+    played[1]["games"][1] = None
+    played[3]["games"][0]["judgment"]["answer"] = "$ERROR$"
+    file = write_rows(tmp_path / "games.jsonl", played)
+    offline = games.run(None, judgments=file)
+    assert offline.missing["questions_missing"] == ["q1", "q3"]
+    judge = Scripted(label)
+    found = games.run(judge, judgments=file)
+    assert found.missing["questions_missing"] == []
+    assert judge.asked == 2  # the other games of both fit
+    assert len(rows_of(games.file)) == 6
+
+
+def test_a_limit_takes_its_questions_alone_out_of_a_file(talk: Talk, games: Games, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "full.jsonl", talk.original())
+    found = talk.run(None, limit=2, judgments=file)
+    assert {score.name: score.n for score in found.scores[1:3]} == {"turn 1": 2, "turn 2": 2}
+    assert found.missing["judgments_extra"] == []
+    assert found.missing["answers"] == {"twice": [], "extra": [], "missing": []}
+    full = games.run(None, judgments=write_rows(tmp_path / "games.jsonl", games.original()))
+    part = games.run(None, limit=3, judgments=tmp_path / "games.jsonl")
+    assert (part.missing["questions_extra"], part.missing["questions_missing"]) == ([], [])
+    (counted,) = [score.clusters for score in part.scores if score.name == "clustered by question"]
+    assert counted == 3
+    assert part.hashes["baseline"] == full.hashes["baseline"]  # the same file
+
+
+def test_of_two_judges_the_one_that_is_asked_for_counts(talk: Talk, tmp_path: Path) -> None:
+    other = [row | {"judgment": "[[1]]", "score": 1} for row in talk.original(judge="org/other")]
+    file = write_rows(tmp_path / "both.jsonl", [*talk.original(), *other])
+    found = talk.run(None, judgments=file)
+    assert (found.scores[0].value, found.scores[0].n) == (5.5, 8)
+    assert not any("several judges" in reason for reason in found.why_not_official)
+    assert talk.run(None, judgments=file, judge="org/other").scores[0].value == 1
+
+
+def test_numbers_as_texts_are_the_questions(talk: Talk, tmp_path: Path) -> None:
+    rows = [row | {"question_id": str(row["question_id"])} for row in talk.original()]
+    found = talk.run(None, judgments=write_rows(tmp_path / "texts.jsonl", rows))
+    assert (found.missing["judgments_extra"], found.missing["judgments_missing"]) == ([], [])
+    answers = [row | {"question_id": str(row["question_id"])} for row in rows_of(talk.answers)]
+    read = read_talk_answers(write_rows(tmp_path / "a.jsonl", answers), talk.bench())
+    assert list(read.turns) == [1, 2, 3, 4]
+
+
+# --- baselines by category -----------------------------------------------------------------------------
+
+CATEGORIES = {name: "hard_prompt" if name < "q3" else "creative_writing" for name in ARENA_IDS}
+BASELINES = {"hard_prompt": "o3-mini-2025-01-31", "creative_writing": "gemini-2.0-flash-001"}
+
+
+@pytest.fixture
+def version_2(games: Games) -> Games:
+    """Two categories, each with a baseline of its own, under the current protocol."""
+    rows = rows_of(games.assets / "question.jsonl")
+    write_rows(games.assets / "question.jsonl", [row | {"category": CATEGORIES[row["uid"]]} for row in rows])
+    (games.assets / "judge_config.yaml").write_text("regex_patterns: []\n", encoding="utf-8")
+    return games
+
+
+def test_each_category_is_scored_against_its_own_baseline(version_2: Games, tmp_path: Path) -> None:
+    rows = [row | {"baseline": BASELINES[CATEGORIES[row["uid"]]]} for row in version_2.original()]
+    file = write_rows(tmp_path / "v2.jsonl", rows)
+    run = Run(tmp_path / "out", "m", Judge("j", version_2.arena().settings), judgments=file)
+    found = run_arena(version_2.arena(), run, None, "gpt-4-0314")
+    by_name = {score.name: score for score in found.scores}
+    assert list(by_name) == [found.name, "current tool, hard_prompt", "current tool, creative_writing"]
+    assert found.scores[0].value is None
+    assert "hard_prompt: o3-mini-2025-01-31; creative_writing: gemini-2.0-flash-001" in found.scores[0].note
+    hard = by_name["current tool, hard_prompt"]
+    assert hard.note.endswith("against o3-mini-2025-01-31")
+    alone = [row for row in rows if CATEGORIES[row["uid"]] == "hard_prompt"]
+    run = replace(run, judgments=write_rows(tmp_path / "hard.jsonl", alone), missing_limit=1)
+    assert {s.name: s.value for s in run_arena(version_2.arena(), run, None).scores}[
+        "current tool"
+    ] == hard.value
+    assert "gpt-4-0314" not in json.dumps([found.settings, found.why_not_official, found.protocol])
+
+
+def test_one_baseline_for_all_categories_is_said_and_one_for_some_refused(version_2: Games) -> None:
+    found = version_2.run(Scripted(label))
+    assert "hard_prompt against gpt-4-0314, not o3-mini-2025-01-31" in found.why_not_official
+    assert {"current tool", "current tool, hard_prompt"} <= {score.name for score in found.scores}
+    write_rows(version_2.baseline, [arena_answer(name, "o3") for name in ARENA_IDS[:3]])
+    with pytest.raises(DataError, match="no answer to any question of creative_writing: one --baseline"):
+        version_2.run(Scripted(label))
+
+
+def test_categories_that_are_judged_one_after_the_other_are_scored_together(version_2: Games) -> None:
+    """As the message of a baseline that does not do for all says."""
+    questions = rows_of(version_2.assets / "question.jsonl")
+    for category, baseline in BASELINES.items():
+        names = [name for name in ARENA_IDS if CATEGORIES[name] == category]
+        write_rows(version_2.assets / "question.jsonl", [row for row in questions if row["uid"] in names])
+        version_2.baseline = arena_answers(version_2.answers.with_name(f"{baseline}.jsonl"), names)
+        version_2.run(Scripted(label))
+    write_rows(version_2.assets / "question.jsonl", questions)
+    run = Run(version_2.out, "m", Judge("j", version_2.arena().settings), judgments=version_2.file)
+    found = run_arena(version_2.arena(), run, None, "gpt-4-0314")
+    assert [score.name for score in found.scores[1:]] == [f"current tool, {name}" for name in BASELINES]
+    assert found.missing["rate"] == 0
+
+
+# --- kills ---------------------------------------------------------------------------------------------
+
+
+def without_times(path: Path) -> list[dict[str, Any]]:
+    return [row | {"tstamp": 0} for row in rows_of(path)]
+
+
+def results_of(out: Path) -> dict[str, Any]:
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    del found["created"]
+    return dict(found)
+
+
+def killed_at(moment: int, work: Callable[[], object]) -> bool:
+    """Whether a process that does `work` came to this moment, at which it is killed."""
+
+    def at(number: int, _kind: str) -> None:
+        if number == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched() -> None:
+        Moments(at).watch()
+        work()
+
+    code = ended_by(in_a_process(watched))
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+@pytest.mark.parametrize("kind", [Talk, Games])
+def test_killed_anywhere_a_run_goes_on_without_a_loss(tmp_path: Path, kind: type[Talk] | type[Games]) -> None:
+    said = rating if kind is Talk else label
+
+    def prepared(name: str) -> Talk | Games:
+        """A folder with rows of the original tool: three that fit, and one that does not."""
+        run = kind(tmp_path / name)
+        rows: Sequence[dict[str, Any]] = run.original()[:4]
+        strange = json.loads(
+            json.dumps(rows[3]).replace("answer 4.1", "another").replace("q3 by m", "another")
+        )
+        write_rows(run.file, [*rows[:3], strange, *(row | {"model": "n"} for row in rows)])
+        return run
+
+    calm = prepared("calm")
+    log = tmp_path / "calm.log"
+    calm.run(paid(said, log), judgings=2)
+    needed = sorted(log.read_text().splitlines())
+    moment, kills, step = 1, 0, 8
+    while True:
+        run, log = prepared(f"at-{moment}"), tmp_path / f"{moment}.log"
+        came = killed_at(moment, lambda run=run, log=log: run.run(paid(said, log), judgings=2))
+        journal = run.out / "judge_replies.jsonl"
+        before = journal.read_bytes() if journal.exists() else b""
+        run.run(paid(said, log), judgings=2)
+        assert journal.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+        asked = log.read_text().splitlines()
+        # at most the one reply that was under way is paid for again
+        assert len(asked) <= len(needed) + came
+        assert sorted(set(asked)) == sorted(set(needed))
+        assert results_of(run.out) == results_of(calm.out)
+        name = run.file.relative_to(run.out)
+        assert without_times(run.file) == without_times(calm.file)
+        assert rows_of(run.out / "set_aside" / name) == rows_of(calm.out / "set_aside" / name)
+        if not came:
+            break
+        kills += 1
+        moment += step
+    assert kills > 6
