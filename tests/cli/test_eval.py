@@ -20,6 +20,7 @@ from tests.evaluation.small_benchmarks import (
     CATEGORIES,
     arena_answers,
     arena_assets,
+    talk_answer,
     talk_answers,
     talk_assets,
     write_rows,
@@ -102,6 +103,15 @@ def test_a_dry_run_counts_calls_tokens_and_cost(talk: list[Any], tmp_path: Path)
     assert "8 answers are to be written first" in unwritten
     assert "8 calls" in unwritten
     assert "no prices given" in unwritten
+
+
+def test_a_dry_run_counts_what_is_left_to_answer(talk: list[Any], tmp_path: Path) -> None:
+    """After a try on a part of the questions, say."""
+    answers = (talk_answer(number, "model") for number in (1, 2))
+    write_rows(tmp_path / "out" / "model_answer" / "model.jsonl", answers)
+    shown = stdout(run("mt_bench", "--assets", "mt", "-m", "some/model", "-o", "out", "--dry-run"))
+    assert "4 answers are to be written first" in shown
+    assert "8 calls" in shown
 
 
 def test_a_dry_run_leaves_out_what_a_run_would_not_ask(talk: list[Any]) -> None:

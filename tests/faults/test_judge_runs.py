@@ -146,7 +146,7 @@ class Games:
                 else {
                     "score": score,
                     "judgment": {"answer": text},
-                    "prompt": [{"role": "user", "content": prompt}],
+                    "prompt": call.messages,  # the system message too
                 }
             )
         return list(rows.values())
@@ -278,6 +278,47 @@ def test_other_settings_are_asked_anew_though_the_file_has_our_own_rows(talk: Ta
     assert judge.asked == 12
 
 
+def edited(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+
+
+def test_an_edited_system_message_is_asked_anew_and_never_taken_for_the_other(
+    talk: Talk, games: Games
+) -> None:
+    """Which is where the instructions of both benchmarks stand: no judgment of one is one of the other."""
+    for run, said, file, before, calls in (
+        (games.run, label, games.assets / "judge_config.yaml", "judge them", 12),
+        (talk.run, rating, talk.assets / "judge_prompts.jsonl", "as single-v1-multi-turn", 2),
+    ):
+        run(Scripted(said))
+        edited(file, before, f"{before}, kindly")
+        judge = Scripted(said)
+        run(judge)
+        assert judge.asked == calls
+        edited(file, f"{before}, kindly", before)
+        judge = Scripted(said)
+        run(judge)
+        assert judge.asked == 0  # each has its own
+
+
+def test_a_file_that_keeps_the_system_message_is_held_to_it(games: Games, tmp_path: Path) -> None:
+    rows = games.original()
+    file = write_rows(tmp_path / "games.jsonl", rows)
+    edited(file, "judge them", "judge them, kindly")
+    judge = Scripted(label)
+    games.run(judge, judgments=None)
+    assert judge.asked == 12
+    found = games.run(None, judgments=file)
+    assert any("other prompt" in reason or "prompt" in reason for reason in found.why_not_official)
+
+
+def test_other_numbers_of_attempts_are_a_departure(games: Games) -> None:
+    edited(games.assets / "judge_config.yaml", "attempts: 2", "attempts: 5")
+    assert "5 attempts of a judge that gives no label, not 2" in games.arena().departures
+
+
 # --- what counts as there ------------------------------------------------------------------------------
 
 
@@ -291,7 +332,8 @@ def test_errors_and_null_games_of_a_file_are_asked_for(talk: Talk, games: Games,
     assert judge.asked == 1
     played = games.original()
     played[1]["games"][1] = None
-    played[3]["games"][0]["judgment"]["answer"] = "$ERROR$"
+    # the original v0.1 asks twice, and joins what it gets
+    played[3]["games"][0] |= {"score": None, "judgment": {"answer": "\n$ERROR$\n$ERROR$"}}
     file = write_rows(tmp_path / "games.jsonl", played)
     offline = games.run(None, judgments=file)
     assert offline.missing["questions_missing"] == ["q1", "q3"]

@@ -29,19 +29,22 @@ def show_mt_bench_cost(options: Options, bench: MTBench, run: Run) -> None:
     """Print what MT-Bench would take."""
     from holdfast.evaluation.judged.assets import Keyed
     from holdfast.evaluation.judged.judged_run import run_mt_bench, talk_answers
-    from holdfast.evaluation.judged.mt_bench import TalkAnswers, generation_questions, rating_calls
+    from holdfast.evaluation.judged.mt_bench import TalkAnswers, rating_calls
 
     answers = talk_answers(bench, replace(run, generator=None))
-    if answers is None:
-        typer.echo(_to_generate(len(generation_questions(bench)) * 2), err=options.as_json)
-        texts = {question.id: (UNKNOWN_ANSWER, UNKNOWN_ANSWER) for question in bench.questions}
-        first = rating_calls(bench, TalkAnswers(run.model, texts, Keyed({}, [], [], [])), run.judge)
-        requests = [call.request for call in first] * run.judgings
-    else:
-        requests = rehearsed(run, lambda rehearsal: run_mt_bench(bench, rehearsal))
+    there = {} if answers is None else answers.turns
+    lacking = [] if options.model is None else [q for q in bench.questions if q.id not in there]
+    requests = []
+    if answers is not None:
+        requests += rehearsed(run, lambda rehearsal: run_mt_bench(bench, rehearsal))
         for judging in range(2, run.judgings + 1):
             more = rating_calls(bench, answers, run.judge, judging)
             requests += _unpaid([call.request for call in more], run)
+    if lacking:
+        typer.echo(_to_generate(len(lacking) * 2), err=options.as_json)
+        texts = {question.id: (UNKNOWN_ANSWER, UNKNOWN_ANSWER) for question in lacking}
+        unwritten = rating_calls(bench, TalkAnswers(run.model, texts, Keyed({}, [], [], [])), run.judge)
+        requests += [call.request for call in unwritten] * run.judgings
     _show_cost(options, requests)
 
 
@@ -62,6 +65,11 @@ def show_arena_cost(options: Options, arena: Arena, run: Run, baseline: Path | N
         requests = [call.request for call in first] * run.judgings
     else:
         requests = rehearsed(run, lambda rehearsal: run_arena(arena, rehearsal, baseline))
+        lacking = {name: text for name, text in unknown.items() if name not in answers.texts}
+        if lacking and options.model is not None:  # a part was answered before
+            typer.echo(_to_generate(len(lacking)), err=options.as_json)
+            rest = game_calls(arena, run.judge, other.texts, lacking)
+            requests += [call.request for call in rest] * run.judgings
         for judging in range(2, run.judgings + 1):
             more = game_calls(arena, run.judge, other.texts, answers.texts, judging)
             requests += _unpaid([call.request for call in more], run)

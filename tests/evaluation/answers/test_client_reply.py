@@ -41,6 +41,10 @@ def message(**keys: Any) -> bytes:
     [
         (body(), Reply("so", "judge-0613", Usage(7, 2), "stop")),
         (message(content=""), Reply("", "judge-0613", Usage(7, 2), None)),
+        (
+            body(choices=[{"message": {"content": None}, "finish_reason": "length"}]),
+            Reply("", "judge-0613", Usage(7, 2), "length"),
+        ),
         (body(model=None, usage=None, error=None), Reply("so", None, None, "stop")),
         (body(usage={"prompt_tokens": 7}), Reply("so", "judge-0613", None, "stop")),
         (

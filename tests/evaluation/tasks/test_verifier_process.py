@@ -49,7 +49,7 @@ def signalled(number: int) -> Callable[[], str]:
 )
 def test_every_end_has_its_outcome(monkeypatch: pytest.MonkeyPatch, work: Callable[[], str], outcome: str):
     monkeypatch.setattr(verifier_process, "compare", lambda reference, answer: work())
-    assert verifier_process.outcome_of("1", "1", 0.2, ROOM) == outcome
+    assert verifier_process.outcome_of("1", "1", 1.0, ROOM) == outcome
 
 
 def test_memory_is_refused_beyond_the_limit(monkeypatch: pytest.MonkeyPatch):

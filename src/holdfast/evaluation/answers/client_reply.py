@@ -183,6 +183,8 @@ def _text_of(message: Mapping[str, Any], reason: Any, key: str | None) -> str:
     if text is None and message.get("refusal"):
         said = _excerpt(str(message["refusal"]).encode("utf-8", "replace"), key)
         raise CallError("refusal", f"the model refuses: {said}", of_request=True)
+    if text is None and reason == "length":  # all that was allowed went into thinking: as at any other time
+        text = ""
     if not isinstance(text, str):
         raise CallError("no text", f"the answer's text is {kind_of(text)}", passing=True)
     try:

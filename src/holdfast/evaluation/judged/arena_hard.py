@@ -37,6 +37,7 @@ JUDGE_V01, BASELINE_V01 = "gpt-4-1106-preview", "gpt-4-0314"
 JUDGE_SETTINGS_V01 = Settings(temperature=0.0, max_tokens=4096)
 ANSWER_TOKENS = 4096
 GAMES = 2
+ATTEMPTS = 2  # of a judge that gives no label, by the original v0.1
 # What the original says to a judge that gave no label; as known, the design names the attempt and not its words.
 GO_ON = "continue your judgment and finish by outputting a final verdict label"
 
@@ -124,6 +125,9 @@ def load_arena(
     ]
     if own:
         departures.append("a judge prompt of holdfast's own wording")
+    attempts = _whole(file, config, "number_of_judgment_attempts", ATTEMPTS) if protocol == "v0.1" else 1
+    if protocol == "v0.1" and attempts != ATTEMPTS:
+        departures.append(f"{attempts} attempts of a judge that gives no label, not {ATTEMPTS}")
     if protocol == "current":
         departures.append("the current tool's parser and score, not those of v0.1")
     chosen = questions
@@ -138,7 +142,7 @@ def load_arena(
         prompt=prompt,
         judge=str(config.get("judge_model", JUDGE_V01)),
         settings=_settings(file, config),
-        attempts=_whole(file, config, "number_of_judgment_attempts", 2) if protocol == "v0.1" else 1,
+        attempts=attempts,
         hashes=hashes,
         departures=tuple(departures),
         left_out=frozenset(question.id for question in questions) - {question.id for question in chosen},

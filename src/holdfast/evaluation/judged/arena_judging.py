@@ -33,11 +33,18 @@ class Game:
         label: as the protocol's parser read it; None where it found none.
         text: everything the judge said.
         prompt: its user message; None where a file does not keep it.
+        system: its system message, empty for none; None where a file does not keep it.
     """
 
     label: str | None
     text: str
     prompt: str | None
+    system: str | None = None
+
+    def answers(self, messages: Sequence[Mapping[str, str]]) -> bool:
+        """Whether it is the judgment of exactly these messages, as far as is known."""
+        system = messages[0]["content"] if messages[0]["role"] == "system" else ""
+        return self.prompt == messages[-1]["content"] and self.system in (None, system)
 
 
 @dataclass(frozen=True)
@@ -241,9 +248,12 @@ def _read_game(place: str, game: Any) -> Game | None:
         raise DataError(f"{place}: a game's 'score' must be a label or null, not {label!r}")
     judgment = field_of(place, game, "judgment")
     text = judgment if isinstance(judgment, str) else text_of(place, game, "judgment", "answer")
-    if text.strip() == ERROR:
+    if label is None and ERROR in text.splitlines():  # of two attempts, either may have failed
         return None
     if "user_prompt" in game:
         return Game(label, text, text_of(place, game, "user_prompt"))
-    prompt = text_of(place, game, "prompt", -1, "content") if "prompt" in game else None
-    return Game(label, text, prompt)
+    if "prompt" not in game:
+        return Game(label, text, None)
+    first = text_of(place, game, "prompt", 0, "role")
+    system = text_of(place, game, "prompt", 0, "content") if first == "system" else ""
+    return Game(label, text, text_of(place, game, "prompt", -1, "content"), system)

@@ -39,7 +39,7 @@ def look_at(arena: Arena, rows: Sequence[Judged], calls: Sequence[GameCall]) -> 
     names = [question.id for question in arena.questions]
     last = {one.question: one for one in rows}
     known = {name: last[name] for name in names if name in last}
-    asked = {(call.question.id, call.game): call.messages[-1]["content"] for call in calls}
+    asked = {(call.question.id, call.game): call.messages for call in calls}
     other_score, other_prompt = [], []
     for name, one in known.items():
         for number, game in enumerate(one.games, start=1):
@@ -48,7 +48,8 @@ def look_at(arena: Arena, rows: Sequence[Judged], calls: Sequence[GameCall]) -> 
             if read_label(arena.protocol, game.text) != game.label:
                 other_score.append(f"{name}, game {number}")
             # kept prompts alone can be held against anything; the original files have them all
-            if (name, number) in asked and game.prompt not in (None, asked[name, number]):
+            messages = asked.get((name, number))
+            if messages is not None and game.prompt is not None and not game.answers(messages):
                 other_prompt.append(f"{name}, game {number}")
     return Read(
         rows=rows,

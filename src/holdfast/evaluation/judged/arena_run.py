@@ -221,15 +221,17 @@ def _key(judge: str, place: str, row: Row) -> tuple[str, ...]:
 
 def _fitting(arena: Arena, judged: Sequence[Judged], calls: Sequence[GameCall], judge: str) -> list[Known]:
     """The games that answer exactly what a call asks. Of two attempts the whole text counts as one reply."""
-    asked = {(call.question.id, call.game, call.messages[-1]["content"]): call.request for call in calls}
+    asked = {(call.question.id, call.game): call for call in calls}
     fitting = []
     for one in judged:
         for number, game in enumerate(one.games, start=1):
-            request = None if game is None else asked.get((one.question, number, game.prompt or ""))
-            if game is not None and request is not None and one.judge in (None, judge):
+            call = asked.get((one.question, number))
+            if game is None or call is None or one.judge not in (None, judge):
+                continue
+            if game.answers(call.messages):
                 # the line break before each reply is the original's, and put there again
                 text = game.text.removeprefix("\n") if arena.protocol == "v0.1" else game.text
-                fitting.append((request, text, 0.0))
+                fitting.append((call.request, text, 0.0))
     return fitting
 
 

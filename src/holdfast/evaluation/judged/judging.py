@@ -143,7 +143,7 @@ def _row(request: Request, reply: Reply, _digest: str) -> dict[str, Any]:
         "usage": None if reply.usage is None else asdict(reply.usage),
         "tstamp": time.time(),
         "imported": False,
-        "messages": _messages_hash(request),
+        "prompt": _prompt_hash(request),
     }
 
 
@@ -166,11 +166,11 @@ def _adoptable(known: Sequence[Known], rows: Sequence[Mapping[str, Any]]) -> dic
     own: dict[Any, list[str]] = {}
     for row in rows:
         if not row["imported"]:
-            own.setdefault((*row["key"][:-1], row.get("messages")), []).append(row["text"])
+            own.setdefault((*row["key"][:-1], row.get("prompt")), []).append(row["text"])
 
     def is_own(request: Request, text: str) -> bool:
         # a game's text may go on with that of a second attempt
-        asked = (_messages_hash(request), None)  # journals of before say not what was asked
+        asked = (_prompt_hash(request), None)  # journals of before say not what was asked
         mine = [one for hashed in asked for one in own.get((*request.key[:-1], hashed), ())]
         return any(text == one or (one and text.startswith(f"{one}\n")) for one in mine)
 
@@ -182,9 +182,10 @@ def _adoptable(known: Sequence[Known], rows: Sequence[Mapping[str, Any]]) -> dic
     }
 
 
-def _messages_hash(request: Request) -> str:
-    """Of what is asked, whoever is asked and under whatever settings."""
-    return content_hash([dict(message) for message in request.messages])[:20]
+def _prompt_hash(request: Request) -> str:
+    """Of the user's words, which is what judgment files keep: whoever is asked, and under whatever system message and
+    settings."""
+    return content_hash(request.messages[-1]["content"])[:20]
 
 
 def other_replies(requests: Sequence[Request], folder: Path) -> str:
