@@ -111,7 +111,7 @@ def show_mt_bench(options: Options) -> None:
         if options.dry_run:
             show_mt_bench_cost(options, bench, run)
             return
-        _finish(options, run_mt_bench(bench, run), run.folder)
+        finish(run_mt_bench(bench, run), run.folder, options.as_json)
 
 
 def show_arena(options: Options) -> None:
@@ -132,7 +132,7 @@ def show_arena(options: Options) -> None:
             show_arena_cost(options, arena, run, baseline)
             return
         name = None if baseline is not None else BASELINE_V01
-        _finish(options, run_arena(arena, run, baseline, name), run.folder)
+        finish(run_arena(arena, run, baseline, name), run.folder, options.as_json)
 
 
 def show_pairwise(options: Options) -> None:
@@ -150,7 +150,7 @@ def show_pairwise(options: Options) -> None:
         if options.dry_run:
             show_arena_cost(options, arena, run, options.baseline)
             return
-        _finish(options, run_pairwise(arena, run, options.baseline), run.folder)
+        finish(run_pairwise(arena, run, options.baseline), run.folder, options.as_json)
 
 
 def show_comparison(
@@ -271,13 +271,13 @@ def _with_extra(settings: Settings, text: str | None) -> Settings:
         raise ConfigError(f"--judge-extra: {str(error).removeprefix('extra: ')}") from error
 
 
-def _finish(options: Options, results: Results, folder: Path) -> None:
-    """Write the page, and print what was found."""
+def finish(results: Results, folder: Path, as_json: bool) -> None:
+    """Write the page, and print what was found: of every evaluation."""
     from holdfast.reports.evaluation import write_evaluation
 
     found = asdict(results)
     saved = f"saved: {folder / 'results.json'}\npage: {write_evaluation(folder)}"
-    if options.as_json:
+    if as_json:
         typer.echo(saved, err=True)
         say(json.dumps(found, allow_nan=False))
     else:

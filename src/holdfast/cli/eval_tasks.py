@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +22,6 @@ from holdfast.cli.eval import (
 )
 from holdfast.cli.eval_backend import Answerer
 from holdfast.errors import ConfigError
-
-if TYPE_CHECKING:
-    from holdfast.evaluation.results import Results
 
 ALL_MATHS = "gsm8k,math_500,aime24,amc23"
 Template = Annotated[
@@ -89,12 +84,13 @@ def figfont(
     answerer = Answerer(
         _named(model), backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template
     )
+    from holdfast.cli.eval_judged import finish
     from holdfast.evaluation.tasks.samples import run_task
 
     task = figfont_task(rows, seed=seed, words=own)
     folder = output_dir or _folder("figfont", answerer.model)
     with ExitStack() as stack:
-        _show(run_task(task, answerer.open(stack), folder, seed=seed), folder, as_json)
+        finish(run_task(task, answerer.open(stack), folder, seed=seed), folder, as_json)
 
 
 def maths(
@@ -133,6 +129,7 @@ def maths(
 
     Each task has a folder of its own within the output folder.
     """
+    from holdfast.cli.eval_judged import finish
     from holdfast.evaluation.tasks.maths import maths_task, prompt_of
     from holdfast.evaluation.tasks.maths_questions import read_questions
     from holdfast.evaluation.tasks.samples import run_task
@@ -166,7 +163,7 @@ def maths(
     with ExitStack() as stack:
         generator = answerer.open(stack)
         for name, task in sets.items():
-            _show(run_task(task, generator, folder / name, seed=seed), folder / name, as_json)
+            finish(run_task(task, generator, folder / name, seed=seed), folder / name, as_json)
 
 
 def lm_eval(
@@ -194,10 +191,10 @@ def lm_eval(
     as_json: AsJson = False,
 ) -> None:
     """Regression suites by lm-evaluation-harness: what the model could do before, it still can."""
+    from holdfast.cli.eval_judged import finish
     from holdfast.cli.quiet import quiet_libraries
 
-    if model is None:
-        raise ConfigError("which model? --model FOLDER, or a hub name")
+    name = _named(model)
     quiet_libraries()
     from holdfast.evaluation.tasks.harness import Suite, run_suite
 
@@ -210,8 +207,8 @@ def lm_eval(
         batch_size=batch_size,
         dtype=dtype,
     )
-    folder = output_dir or _folder("lm_eval", model)
-    _show(run_suite(model, suite, folder, base=base, seed=seed), folder, as_json)
+    folder = output_dir or _folder("lm_eval", name)
+    finish(run_suite(name, suite, folder, base=base, seed=seed), folder, as_json)
 
 
 def _listed(names: str) -> tuple[str, ...]:
@@ -230,17 +227,3 @@ def _folder(task: str, model: str) -> Path:
     # the trained model of a run is in its `final`
     named = path.resolve().parent.name if path.name == "final" else path.name
     return Path("runs") / f"eval-{task}-{named or 'model'}"
-
-
-def _show(results: Results, folder: Path, as_json: bool) -> None:
-    """Print what was found, and write the page."""
-    from holdfast.cli.check import _console
-    from holdfast.cli.eval_judged import render_results
-    from holdfast.reports.evaluation import write_evaluation
-
-    if as_json:
-        typer.echo(json.dumps(asdict(results), allow_nan=False))
-    else:
-        render_results(asdict(results), _console())
-    typer.echo(f"saved: {folder / 'results.json'}", err=as_json)
-    typer.echo(f"page: {write_evaluation(folder)}", err=as_json)

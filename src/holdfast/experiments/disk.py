@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from holdfast.errors import CheckpointError
 from holdfast.experiments.config import RunConfig
+from holdfast.experiments.estimate_model import configuration_of
 from holdfast.models.adapters import attach_adapter, lora_config
-from holdfast.models.loading import read_config
-from holdfast.models.tiny import tiny_config
 from holdfast.training.config import LeanConfig
 from holdfast.training.optimizer_state import moments_saved
 
@@ -49,19 +47,7 @@ def bytes_needed(config: RunConfig, stages: Mapping[str, LeanConfig]) -> tuple[i
     Raises:
         Exception: the model's configuration cannot be read, or not be built.
     """
-    scratch = config.model.from_scratch
-    settings: Any
-    if scratch is None:
-        assert config.model.name is not None
-        settings = read_config(
-            config.model.name,
-            revision=config.model.revision,
-            trust_remote_code=config.model.trust_remote_code,
-        )
-    else:
-        settings = tiny_config(
-            scratch.family, scratch.vocab_size, hidden_size=scratch.hidden_size, layers=scratch.layers
-        )
+    settings = configuration_of(config)
     with torch.device("meta"):  # shapes without memory
         model = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
         weights = sum(parameter.numel() for parameter in model.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.data.faults import RowFault
@@ -10,7 +10,7 @@ from holdfast.data.records import SFTRecord
 from holdfast.data.rendering import ChatRenderer
 from holdfast.errors import ConfigError
 from holdfast.evaluation.answers.client import CallError
-from holdfast.evaluation.answers.generation import Request
+from holdfast.evaluation.answers.generation import Fail, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,3 +77,17 @@ class PromptMaker:
                 of_request=True,
             )
         return Prompt(request, tokens, min(settings.max_tokens, room))
+
+    def readable(self, requests: Sequence[Request], fail: Fail) -> list[Prompt]:
+        """The prompts of the requests that can be answered; `fail` is told of the others.
+
+        Raises:
+            ConfigError, DataError: as a call.
+        """
+        prompts = []
+        for request in requests:
+            try:
+                prompts.append(self(request))
+            except CallError as error:
+                fail(request, error)
+        return prompts

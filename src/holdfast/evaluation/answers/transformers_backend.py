@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from holdfast.errors import ConfigError, ModelError
-from holdfast.evaluation.answers.client import CallError, Reply, Settings, Usage
+from holdfast.evaluation.answers.client import Reply, Settings, Usage
 from holdfast.evaluation.answers.generation import Fail, Keep, Request
 from holdfast.evaluation.answers.generation_prompts import Prompt, PromptMaker
 from holdfast.evaluation.answers.identity import model_identity
@@ -132,12 +132,7 @@ class TransformersGenerator:
             ConfigError: a setting that is a server's, or draws without a seed.
             ModelError: one conversation alone does not fit in memory.
         """
-        prompts: list[Prompt] = []
-        for request in requests:
-            try:
-                prompts.append(self._prompt(request))
-            except CallError as error:
-                fail(request, error)
+        prompts = self._prompt.readable(requests, fail)
         # Together only where they stop alike: then no answer is longer or shorter for its batch.
         prompts.sort(key=lambda p: (p.most, p.request.settings.stop, len(p.tokens)), reverse=True)
         with self._answering():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.errors import ConfigError, ModelError
-from holdfast.evaluation.answers.client import CallError, Reply, Usage
+from holdfast.evaluation.answers.client import Reply, Usage
 from holdfast.evaluation.answers.generation import Fail, Keep, Request
 from holdfast.evaluation.answers.generation_prompts import Prompt, PromptMaker
 from holdfast.evaluation.answers.identity import model_identity
@@ -78,12 +78,7 @@ class VllmGenerator:
 
     def answer(self, requests: Sequence[Request], keep: Keep, fail: Fail) -> None:
         """See `Generator`. Prompts that the model cannot read fail, as in `TransformersGenerator`."""
-        prompts: list[Prompt] = []
-        for request in requests:
-            try:
-                prompts.append(self._prompt(request))
-            except CallError as error:
-                fail(request, error)
+        prompts = self._prompt.readable(requests, fail)
         for start in range(0, len(prompts), self._together):
             batch = prompts[start : start + self._together]
             outputs = self._engine.generate(
