@@ -105,12 +105,12 @@ def test_a_dry_run_counts_calls_tokens_and_cost(talk: list[Any], tmp_path: Path)
     assert "no prices given" in unwritten
 
 
-def test_a_dry_run_counts_what_is_left_to_answer(talk: list[Any], tmp_path: Path) -> None:
-    """After a try on a part of the questions, say."""
+def test_a_dry_run_counts_answers_that_a_run_would_make_anew(talk: list[Any], tmp_path: Path) -> None:
+    """Those of others are not this model's."""
     answers = (talk_answer(number, "model") for number in (1, 2))
     write_rows(tmp_path / "out" / "model_answer" / "model.jsonl", answers)
     shown = stdout(run("mt_bench", "--assets", "mt", "-m", "some/model", "-o", "out", "--dry-run"))
-    assert "4 answers are to be written first" in shown
+    assert "8 answers are to be written first" in shown
     assert "8 calls" in shown
 
 
@@ -130,8 +130,8 @@ def test_a_dry_run_leaves_out_what_a_run_would_not_ask(talk: list[Any]) -> None:
     before = file.read_bytes()
     assert stdout(run(*dry, "-o", "out")).startswith("3 calls")
     assert stdout(run(*dry, "-o", "out", "--judgings", 2)).startswith("11 calls")
-    other = ["--judge-extra", '{"max_tokens": 9}']  # what a file does not say is taken to be as asked
-    assert stdout(run(*dry, "-o", "out", *other)).startswith("3 calls")
+    other = ["--judge-extra", '{"max_tokens": 9}']  # our rows say under which settings
+    assert stdout(run(*dry, "-o", "out", *other)).startswith("8 calls")
     assert (file.read_bytes(), Path("out/judge_replies.jsonl").exists()) == (before, False)
 
 
@@ -316,10 +316,8 @@ def test_files_are_written_before_anything_is_said(
 ) -> None:
     """So that a reader that leaves loses nothing."""
     there: list[bool] = []
-    monkeypatch.setattr(
-        "holdfast.cli.eval_judged.say",
-        lambda _: there.append(Path(expected).exists()),
-    )
+    for module in ("eval_judged", "eval_results"):
+        monkeypatch.setattr(f"holdfast.cli.{module}.say", lambda _: there.append(Path(expected).exists()))
     for expected in ("a/report.html", "a/comparison.html"):
         file = judgments(tmp_path / "gpt-4_single.jsonl")
         if expected == "a/report.html":
@@ -376,10 +374,19 @@ def test_a_model_answers_is_judged_and_goes_on(tmp_path: Path, monkeypatch: pyte
         assert "answers of at most 6 tokens, not 1024" in shown
         written = Path("out/model_answer/tiny.jsonl").read_text("utf-8")
         (first, *_) = [json.loads(line) for line in written.splitlines()]
-        assert list(first) == ["question_id", "answer_id", "model_id", "choices", "tstamp"]
+        assert list(first) == ["question_id", "answer_id", "model_id", "choices", "tstamp", "made_with"]
         assert [len(choice["turns"]) for choice in first["choices"]] == [2]
         stdout(run(*asked))
         assert len(server.asked) == 8
+        dry = [*asked[:-6], "--judge-model", "j", "-o", "out", "--dry-run"]
+        assert stdout(run(*dry)).startswith("0 calls")
+        assert "8 answers are to be written first" in stdout(run(*dry, "--thinking", "strip"))
+        file, part = Path("out/model_answer/tiny.jsonl"), written.splitlines(keepends=True)[:3]
+        file.write_text("".join(part), encoding="utf-8")
+        left = stdout(run(*dry))
+        assert "2 answers are to be written first" in left
+        assert "\n2 calls" in left
+        file.write_text(written, encoding="utf-8")
     result = json.loads(Path("out/results.json").read_text("utf-8"))
     assert result["judge"]["served"] == {"judge-0613": 8}
     assert result["settings"]["answer_tokens"] == 6
@@ -389,11 +396,6 @@ def test_a_model_answers_is_judged_and_goes_on(tmp_path: Path, monkeypatch: pyte
     assert "answers of at most 6 tokens, not 1024" in stdout(offline)  # it is known how they were made
     again = json.loads(Path("out/results.json").read_text("utf-8"))
     assert (again["settings"], again["scores"]) == (result["settings"], result["scores"])
-    Path("out/generation/tiny/settings.json").write_text("{}", encoding="utf-8")
-    wrong = failure(
-        "mt_bench", "--assets", "mt", "--answers", "out/model_answer/tiny.jsonl", "--rescore", "-o", "out"
-    )
-    assert "says not how the answers were made" in str(wrong)
 
 
 def test_a_folder_that_cannot_be_written_is_named(talk: list[Any], tmp_path: Path) -> None:
@@ -408,7 +410,7 @@ def test_ctrl_c_says_how_to_go_on(talk: list[Any], monkeypatch: pytest.MonkeyPat
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("holdfast.evaluation.judged.judged_run.run_mt_bench", stopped)
+    monkeypatch.setattr("holdfast.evaluation.judged.mt_bench_run.run_mt_bench", stopped)
     error = failure(*talk, "--rescore", "-o", "out")
     assert isinstance(error, Interrupted)
     assert "the same command goes on from there" in str(error)

@@ -17,6 +17,7 @@ from holdfast.evaluation.results import read_results
 from holdfast.evaluation.tasks import harness
 from holdfast.evaluation.tasks.figfont import figlet_fonts
 from holdfast.models.tiny import tiny_bpe_tokenizer, tiny_model
+from tests.faults.scripted_server import ScriptedServer, hang, send
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,32 @@ def test_maths_asks_a_model(model: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("one", "two"):
         results = read_results(tmp_path / "runs" / "eval-maths-tiny" / name)
         assert results.missing["not_compared"] == {"no boxed answer": 2}
+
+
+@pytest.mark.parametrize("task", ["figfont", "maths"])
+def test_how_long_and_how_often_a_server_is_asked(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("one.jsonl").write_text(json.dumps({"problem": "one?", "answer": 2}) + "\n", encoding="utf-8")
+    few = ["--rows", 1] if task == "figfont" else ["--tasks", "one.jsonl", "--samples", 1]
+
+    def reasons(server: ScriptedServer, folder: str, *options: Any) -> str:
+        """What the one call failed of."""
+        asked = [task, "--model", "m", "--backend", "server", "--model-url", server.url, *few, "-o", folder]
+        assert run(*asked, *options).exit_code != 0
+        return "".join(file.read_text("utf-8") for file in Path(folder).rglob("failures.jsonl"))
+
+    with ScriptedServer(lambda body: hang) as server:
+        assert "within 0.2 seconds" in reasons(server, "a", "--attempts", 1, "--total-timeout", 0.2)
+        assert "silent for too long" in reasons(server, "b", "--attempts", 1, "--read-timeout", 0.2)
+    with ScriptedServer(lambda body: send(b"", 500)) as server:
+        assert "tried 2 times" in reasons(server, "c", "--attempts", 2)
+    for option, said in (
+        ("--connect-timeout", "connect must be above 0 seconds"),
+        ("--attempts", "attempts must be 1 to 100"),
+    ):
+        result = run(task, "--model", "m", *few, option, 0)
+        assert isinstance(result.exception, ConfigError)
+        assert said in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -1,155 +1,29 @@
-"""Whole judged runs in folders that others write to as well, and runs that are killed: no judgment is lost or paid
-twice.
-
-The original tools' rows are made of the calls of this package, whose prompts are theirs.
-"""
+"""Whole judged runs in folders that others write to as well: no judgment is lost or paid twice."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from holdfast.errors import DataError
-from holdfast.evaluation.answers.generation import Request
-from holdfast.evaluation.judged.arena_hard import Arena, load_arena, read_arena_answers
-from holdfast.evaluation.judged.arena_judging import game_calls
 from holdfast.evaluation.judged.arena_run import run_arena
-from holdfast.evaluation.judged.judged_run import Run, run_mt_bench
 from holdfast.evaluation.judged.judging import Judge
 from holdfast.evaluation.judged.mt_bench import (
     JUDGE_SETTINGS,
-    MTBench,
-    load_mt_bench,
-    rating_calls,
     read_talk_answers,
 )
-from holdfast.evaluation.results import Results
+from holdfast.evaluation.judged.run import Run
 from tests.evaluation.scripted import Scripted
 from tests.evaluation.small_benchmarks import (
     ARENA_IDS,
     arena_answer,
     arena_answers,
-    arena_assets,
-    talk_answers,
-    talk_assets,
     write_rows,
 )
-from tests.faults.moments import Moments
-from tests.faults.test_judge_kill import ended_by, in_a_process
-
-TALK_FILE, ARENA_FILE = "model_judgment/gpt-4_single.jsonl", "model_judgment/j/m.jsonl"
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def rating(request: Request) -> str:
-    """Another one for each turn of each question."""
-    return f"It is so. [[{2 * int(request.key[0]) + int(request.key[1]) - 1}]]"
-
-
-def label(request: Request) -> str:
-    return "[[A>B]]" if (request.key[0] in ("q1", "q4")) == (request.key[1] == 1) else "[[B>>A]]"
-
-
-def paid(said: Callable[[Request], str], log: Path) -> Scripted:
-    """A judge whose every call leaves a line in `log`."""
-
-    def script(request: Request) -> str:
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # in one write, which no kill halves
-        os.write(handle, json.dumps(request.key[:2]).encode() + b"\n")
-        os.close(handle)
-        return said(request)
-
-    return Scripted(script)
-
-
-class Talk:
-    """MT-Bench in four questions, one folder of a run, and what the original tool would have written into it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.assets, self.out = talk_assets(folder / "mt"), folder / "out"
-        self.answers = talk_answers(folder / "m.jsonl")
-        self.file = self.out / TALK_FILE
-
-    def bench(self, limit: int | None = None) -> MTBench:
-        return load_mt_bench(self.assets, limit=limit)
-
-    def run(
-        self, asks: Scripted | None, limit: int | None = None, judge: str = "gpt-4", **options: Any
-    ) -> Results:
-        name = options.pop("model", "m")
-        answers = talk_answers(self.answers.with_name(f"{name}.jsonl"))
-        bound = Judge(judge, options.pop("settings", JUDGE_SETTINGS), asks)
-        options = {"answers": answers, "missing_limit": 1.0} | options
-        return run_mt_bench(self.bench(limit), Run(self.out, name, bound, **options))
-
-    def original(self, model: str = "m", judge: str = "gpt-4") -> list[dict[str, Any]]:
-        """All rows of a model as FastChat writes them."""
-        answers = read_talk_answers(talk_answers(self.answers.with_name(f"{model}.jsonl")), self.bench())
-        return [
-            {
-                "question_id": call.question.id,
-                "model": model,
-                "judge": [judge, call.prompt.name],
-                "user_prompt": call.messages[-1]["content"],
-                "judgment": rating(call.request),
-                "score": int(rating(call.request).split("[[")[1].rstrip("]")),
-                "turn": call.turn,
-                "tstamp": 5.0,
-            }
-            for call in rating_calls(self.bench(), answers, Judge(judge, JUDGE_SETTINGS))
-        ]
-
-
-class Games:
-    """Arena-Hard in six questions, likewise."""
-
-    def __init__(self, folder: Path) -> None:
-        self.assets, self.out = arena_assets(folder / "arena"), folder / "out"
-        self.answers = arena_answers(folder / "m.jsonl")
-        self.baseline = arena_answers(folder / "gpt-4-0314.jsonl")
-        self.file = self.out / ARENA_FILE
-
-    def arena(self, limit: int | None = None) -> Arena:
-        return load_arena(self.assets, limit=limit)
-
-    def run(
-        self, asks: Scripted | None, limit: int | None = None, judge: str = "j", **options: Any
-    ) -> Results:
-        arena = self.arena(limit)
-        bound = Judge(judge, options.pop("settings", arena.settings), asks)
-        options = {"answers": self.answers, "missing_limit": 1.0} | options
-        return run_arena(arena, Run(self.out, "m", bound, **options), self.baseline)
-
-    def original(self, *, old: bool = False) -> list[dict[str, Any]]:
-        """All rows as Arena-Hard's tool writes them; `old`: before April 2025."""
-        arena = self.arena()
-        sides = [read_arena_answers(file, arena).texts for file in (self.baseline, self.answers)]
-        rows: dict[str, dict[str, Any]] = {}
-        for call in game_calls(arena, Judge("j", arena.settings), *sides):
-            name, text, prompt = call.question.id, "\n" + label(call.request), call.messages[-1]["content"]
-            head = {"question_id": name} if old else {"uid": name, "judge": "j", "baseline": "gpt-4-0314"}
-            row = rows.setdefault(name, head | {"model": "m", "games": []})
-            score = text.strip().strip("[]")
-            row["games"].append(
-                {"user_prompt": prompt, "judgment": text, "score": score}
-                if old
-                else {
-                    "score": score,
-                    "judgment": {"answer": text},
-                    "prompt": call.messages,  # the system message too
-                }
-            )
-        return list(rows.values())
+from tests.faults.judged_folders import ARENA_FILE, TALK_FILE, Games, Talk, label, rating, rows_of
 
 
 @pytest.fixture
@@ -224,16 +98,17 @@ def test_a_part_of_the_questions_leaves_the_others_rows(talk: Talk, games: Games
         assert len(rows_of(run.file)) == len(rows_of(again[0])) == count
 
 
-def test_judges_whose_names_end_alike_keep_their_rows(talk: Talk, games: Games) -> None:
+def test_judges_whose_names_end_alike_have_their_own_files(talk: Talk, games: Games) -> None:
     for judge in ("org/j", "other/j"):
         talk.run(Scripted(rating), judge=judge, judgings=2)
         games.run(Scripted(label), judge=judge, judgings=2)
-    assert len(rows_of(talk.out / "model_judgment/j_single.jsonl")) == 16
-    assert len(rows_of(talk.out / "model_rejudgment/j_single.judging-2.jsonl")) == 16
-    assert len(rows_of(games.file)) == 12
-    # the original reads each file of its folder as a model's
-    assert list((games.out / "model_judgment/j").iterdir()) == [games.file]
-    assert len(rows_of(games.out / "model_rejudgment/j/m.judging-2.jsonl")) == 12
+        assert len(rows_of(talk.out / f"model_judgment/{judge}_single.jsonl")) == 8
+        assert len(rows_of(talk.out / f"model_rejudgment/{judge}_single.judging-2.jsonl")) == 8
+        # the original reads each file of its folder as a model's
+        file = games.out / "model_judgment" / judge / "m.jsonl"
+        assert list(file.parent.iterdir()) == [file]
+        assert len(rows_of(file)) == 6
+        assert len(rows_of(games.out / f"model_rejudgment/{judge}/m.judging-2.jsonl")) == 6
 
 
 def test_what_does_not_fit_is_put_aside_before_it_is_replaced(
@@ -246,12 +121,12 @@ def test_what_does_not_fit_is_put_aside_before_it_is_replaced(
     talk.run(judge)
     assert judge.asked == 1
     assert rows_of(talk.out / "set_aside" / TALK_FILE) == [strange]
-    assert "judgments that do not answer what is asked now are replaced" in caplog.text
+    assert "judgments that others replace are kept" in caplog.text
     caplog.clear()
     talk.run(judge)
     assert caplog.text == ""
     other = games.original()[0]
-    other["games"][1]["judgment"] = {"answer": "said later [[A>>B]]"}
+    other["games"][1] |= {"judgment": {"answer": "said later [[A>>B]]"}, "score": "A>>B"}
     write_rows(games.file, [other])
     games.run(Scripted(label))  # asks for all but question 0, whose row fits
     assert not (games.out / "set_aside" / ARENA_FILE).exists()
@@ -415,7 +290,7 @@ def test_one_baseline_for_all_categories_is_said_and_one_for_some_refused(versio
     assert "hard_prompt against gpt-4-0314, not o3-mini-2025-01-31" in found.why_not_official
     assert {"current tool", "current tool, hard_prompt"} <= {score.name for score in found.scores}
     write_rows(version_2.baseline, [arena_answer(name, "o3") for name in ARENA_IDS[:3]])
-    with pytest.raises(DataError, match="no answer to any question of creative_writing: one --baseline"):
+    with pytest.raises(DataError, match="no answer to any question of creative_writing: give --baseline"):
         version_2.run(Scripted(label))
 
 
@@ -432,73 +307,3 @@ def test_categories_that_are_judged_one_after_the_other_are_scored_together(vers
     found = run_arena(version_2.arena(), run, None, "gpt-4-0314")
     assert [score.name for score in found.scores[1:]] == [f"current tool, {name}" for name in BASELINES]
     assert found.missing["rate"] == 0
-
-
-# --- kills ---------------------------------------------------------------------------------------------
-
-
-def without_times(path: Path) -> list[dict[str, Any]]:
-    return [row | {"tstamp": 0} for row in rows_of(path)]
-
-
-def results_of(out: Path) -> dict[str, Any]:
-    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    del found["created"]
-    return dict(found)
-
-
-def killed_at(moment: int, work: Callable[[], object]) -> bool:
-    """Whether a process that does `work` came to this moment, at which it is killed."""
-
-    def at(number: int, _kind: str) -> None:
-        if number == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def watched() -> None:
-        Moments(at).watch()
-        work()
-
-    code = ended_by(in_a_process(watched))
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
-
-
-@pytest.mark.parametrize("kind", [Talk, Games])
-def test_killed_anywhere_a_run_goes_on_without_a_loss(tmp_path: Path, kind: type[Talk] | type[Games]) -> None:
-    said = rating if kind is Talk else label
-
-    def prepared(name: str) -> Talk | Games:
-        """A folder with rows of the original tool: three that fit, and one that does not."""
-        run = kind(tmp_path / name)
-        rows: Sequence[dict[str, Any]] = run.original()[:4]
-        strange = json.loads(
-            json.dumps(rows[3]).replace("answer 4.1", "another").replace("q3 by m", "another")
-        )
-        write_rows(run.file, [*rows[:3], strange, *(row | {"model": "n"} for row in rows)])
-        return run
-
-    calm = prepared("calm")
-    log = tmp_path / "calm.log"
-    calm.run(paid(said, log), judgings=2)
-    needed = sorted(log.read_text().splitlines())
-    moment, kills, step = 1, 0, 8
-    while True:
-        run, log = prepared(f"at-{moment}"), tmp_path / f"{moment}.log"
-        came = killed_at(moment, lambda run=run, log=log: run.run(paid(said, log), judgings=2))
-        journal = run.out / "judge_replies.jsonl"
-        before = journal.read_bytes() if journal.exists() else b""
-        run.run(paid(said, log), judgings=2)
-        assert journal.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-        asked = log.read_text().splitlines()
-        # at most the one reply that was under way is paid for again
-        assert len(asked) <= len(needed) + came
-        assert sorted(set(asked)) == sorted(set(needed))
-        assert results_of(run.out) == results_of(calm.out)
-        name = run.file.relative_to(run.out)
-        assert without_times(run.file) == without_times(calm.file)
-        assert rows_of(run.out / "set_aside" / name) == rows_of(calm.out / "set_aside" / name)
-        if not came:
-            break
-        kills += 1
-        moment += step
-    assert kills > 6

@@ -10,9 +10,10 @@ import pytest
 
 from holdfast.evaluation.judged.arena_hard import load_arena
 from holdfast.evaluation.judged.arena_run import run_arena
-from holdfast.evaluation.judged.judged_run import Run, run_mt_bench
 from holdfast.evaluation.judged.judging import Judge
 from holdfast.evaluation.judged.mt_bench import JUDGE_SETTINGS, load_mt_bench
+from holdfast.evaluation.judged.mt_bench_run import run_mt_bench
+from holdfast.evaluation.judged.run import Run
 from holdfast.evaluation.judged.verdict_parsers import (
     arena_label,
     arena_label_v01,

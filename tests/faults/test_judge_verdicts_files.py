@@ -13,9 +13,10 @@ from holdfast.errors import DataError
 from holdfast.evaluation.judged.arena_hard import load_arena
 from holdfast.evaluation.judged.arena_run import run_arena
 from holdfast.evaluation.judged.arena_scores import model_points
-from holdfast.evaluation.judged.judged_run import Run, run_mt_bench
 from holdfast.evaluation.judged.judging import Judge
 from holdfast.evaluation.judged.mt_bench import JUDGE_SETTINGS, load_mt_bench
+from holdfast.evaluation.judged.mt_bench_run import run_mt_bench
+from holdfast.evaluation.judged.run import Run
 from holdfast.evaluation.judged.verdict_parsers import fastchat_rating
 from holdfast.evaluation.results import Results
 from tests.evaluation.scripted import Scripted
@@ -207,10 +208,12 @@ def test_our_arena_rows_are_read_by_the_tools_own_steps(tmp_path: Path) -> None:
         (json.dumps(judgment(1, 3, "x")), r":2: 'turn' must be 1 or 2"),
         (json.dumps(judgment(1, 1, "x") | {"score": None}), r":2: 'score' must be a number"),
         (
-            json.dumps(judgment(1, 1, "x") | {"judge": "gpt-4", "judgment": 3}),
+            json.dumps(judgment(1, 1, "x") | {"judgment": 3}),
             r":2: 'judgment' must be a text",
         ),
-        (json.dumps({"model": "m"}), r":2: has no 'judgment'"),
+        (json.dumps(judgment(1, 1, "x") | {"judge": "gpt-4"}), r":2: 'judge' must be a list"),
+        (json.dumps(judgment(1, 1, "x") | {"tstamp": float("nan")}), r":2: holds NaN or Infinity"),
+        (json.dumps({"model": "m"}), r":2: has no 'judge'"),
     ],
 )
 def test_a_line_of_another_layout_is_named(tmp_path: Path, row: str, said: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -19,65 +20,80 @@ if TYPE_CHECKING:
     from holdfast.cli.eval_judged import Options
     from holdfast.evaluation.answers.generation import Fail, Keep, Request
     from holdfast.evaluation.judged.arena_hard import Arena
-    from holdfast.evaluation.judged.judged_run import Run
+    from holdfast.evaluation.judged.assets import Row
+    from holdfast.evaluation.judged.judging import Known
     from holdfast.evaluation.judged.mt_bench import MTBench
+    from holdfast.evaluation.judged.run import Run
+
+T = TypeVar("T")
 
 UNKNOWN_ANSWER = "word " * 1000  # stands for an answer that is not written yet
 
 
 def show_mt_bench_cost(options: Options, bench: MTBench, run: Run) -> None:
     """Print what MT-Bench would take."""
-    from holdfast.evaluation.judged.assets import Keyed
-    from holdfast.evaluation.judged.judged_run import run_mt_bench, talk_answers
-    from holdfast.evaluation.judged.mt_bench import TalkAnswers, rating_calls
+    from holdfast.evaluation.judged.mt_bench import answer_row
+    from holdfast.evaluation.judged.mt_bench_run import asked_again, making_of, run_mt_bench, talk_answers
 
     answers = talk_answers(bench, replace(run, generator=None))
-    there = {} if answers is None else answers.turns
-    lacking = [] if options.model is None else [q for q in bench.questions if q.id not in there]
-    requests = []
-    if answers is not None:
-        requests += rehearsed(run, lambda rehearsal: run_mt_bench(bench, rehearsal))
-        for judging in range(2, run.judgings + 1):
-            more = rating_calls(bench, answers, run.judge, judging)
-            requests += _unpaid([call.request for call in more], run)
+    rows = {} if answers is None else {name: row for name, (_, row) in answers.oddities.rows.items()}
+    rows = _still_there(run, rows, making_of(run))
+    lacking = [] if run.generator is None else [q for q in bench.questions if q.id not in rows]
+    unknown = [answer_row(question, run.model, [UNKNOWN_ANSWER] * 2, 0.0) for question in lacking]
     if lacking:
-        typer.echo(_to_generate(len(lacking) * 2), err=options.as_json)
-        texts = {question.id: (UNKNOWN_ANSWER, UNKNOWN_ANSWER) for question in lacking}
-        unwritten = rating_calls(bench, TalkAnswers(run.model, texts, Keyed({}, [], [], [])), run.judge)
-        requests += [call.request for call in unwritten] * run.judgings
-    _show_cost(options, requests)
+        _say_first(options, len(lacking) * 2)
+
+    def go(rehearsal: Run) -> list[Request]:
+        answers = talk_answers(bench, rehearsal)
+        requests = asked(rehearsal, lambda one: run_mt_bench(bench, one))
+        if answers is not None:
+            for judging in range(2, run.judgings + 1):
+                _, calls, known = asked_again(bench, rehearsal, answers, judging)
+                requests += _unpaid([call.request for call in calls], known, rehearsal)
+        return requests
+
+    _show_cost(options, rehearsed(run, [*rows.values(), *unknown], go))
 
 
-def show_arena_cost(options: Options, arena: Arena, run: Run, baseline: Path | None) -> None:
+def show_arena_cost(options: Options, arena: Arena, run: Run, baseline: Sequence[Path] | None) -> None:
     """Print what games against a baseline would take."""
-    from holdfast.evaluation.judged.arena_hard import read_arena_answers
-    from holdfast.evaluation.judged.arena_judging import game_calls
-    from holdfast.evaluation.judged.arena_run import arena_answers, run_arena
+    from holdfast.evaluation.judged.arena_baselines import read_baselines
+    from holdfast.evaluation.judged.arena_hard import arena_answer_row
+    from holdfast.evaluation.judged.arena_run import arena_answers, asked_again, making_of, run_arena
 
-    unknown = {question.id: UNKNOWN_ANSWER for question in arena.questions}
     answers = arena_answers(arena, replace(run, generator=None))
-    other = None if baseline is None else read_arena_answers(baseline, arena)
-    if answers is None:
-        typer.echo(_to_generate(len(unknown)), err=options.as_json)
-    if answers is None or other is None:
-        texts = unknown if other is None else other.texts
-        first = game_calls(arena, run.judge, texts, unknown if answers is None else answers.texts)
-        requests = [call.request for call in first] * run.judgings
-    else:
-        requests = rehearsed(run, lambda rehearsal: run_arena(arena, rehearsal, baseline))
-        lacking = {name: text for name, text in unknown.items() if name not in answers.texts}
-        if lacking and options.model is not None:  # a part was answered before
-            typer.echo(_to_generate(len(lacking)), err=options.as_json)
-            rest = game_calls(arena, run.judge, other.texts, lacking)
-            requests += [call.request for call in rest] * run.judgings
-        for judging in range(2, run.judgings + 1):
-            more = game_calls(arena, run.judge, other.texts, answers.texts, judging)
-            requests += _unpaid([call.request for call in more], run)
+    rows = {} if answers is None else {name: row for name, (_, row) in answers.oddities.rows.items()}
+    rows = _still_there(run, rows, making_of(run))
+    lacking = [] if run.generator is None else [q for q in arena.questions if q.id not in rows]
+    unknown = [arena_answer_row(question, run.model, UNKNOWN_ANSWER, 0.0, None) for question in lacking]
+    if lacking:
+        _say_first(options, len(lacking))
+
+    def go(rehearsal: Run) -> list[Request]:
+        answers = arena_answers(arena, rehearsal)
+        requests = asked(rehearsal, lambda one: run_arena(arena, one, baseline))
+        if answers is not None and baseline is not None:
+            other = read_baselines(baseline, arena).answers
+            for judging in range(2, run.judgings + 1):
+                _, calls, known = asked_again(arena, rehearsal, other, answers, judging)
+                requests += _unpaid([call.request for call in calls], known, rehearsal)
+        return requests
+
     if arena.attempts > 1:
         typer.echo(
             "a judge that gives no label is asked once more, which is not counted here", err=options.as_json
         )
-    _show_cost(options, requests)
+    _show_cost(options, rehearsed(run, [*rows.values(), *unknown], go))
+
+
+def _still_there(run: Run, rows: dict[Any, Row], made: Mapping[str, Any]) -> dict[Any, Row]:
+    """The answers that a run leaves as they are: all, or, of one that has them written, those of its own making."""
+    from holdfast.evaluation.judged.answer_files import made_so
+
+    if run.generator is None:
+        return rows
+    making = run.making(made)
+    return {name: row for name, row in rows.items() if made_so(row, making)}
 
 
 class _Counted(Exception):
@@ -97,43 +113,60 @@ class _Counter:
         raise _Counted
 
 
-def rehearsed(run: Run, go: Callable[[Run], Any]) -> list[Request]:
-    """What a run's first judging would ask: it is begun in a copy of the folder, with a judge that only counts.
-
-    So what counts as there is what the run itself takes for it, and the folder stays as it is.
+def rehearsed(run: Run, answers: Sequence[Row], go: Callable[[Run], T]) -> T:
+    """What `go` gives of a run in a copy of the folder, with these answers: what counts as there is what the run itself
+    takes for it, and the folder stays as it is.
 
     Raises:
-        DataError: as `go`.
+        DataError: as the run.
     """
     from holdfast.evaluation.judged.judging import REPLIES
-    from holdfast.evaluation.judged.judgment_files import JUDGMENT_FOLDER
+    from holdfast.evaluation.judged.judgment_files import ASIDE_FOLDER, JUDGMENT_FOLDER, REJUDGMENT_FOLDER
+    from holdfast.evaluation.results import write_rows
 
-    counter = _Counter(run.judge.model)
     with TemporaryDirectory(prefix="holdfast-") as name:
         copy = Path(name)
         if (run.folder / REPLIES).exists():
             shutil.copyfile(run.folder / REPLIES, copy / REPLIES)
-        if (run.folder / JUDGMENT_FOLDER).is_dir():
-            shutil.copytree(run.folder / JUDGMENT_FOLDER, copy / JUDGMENT_FOLDER)
-        judge = replace(run.judge, generator=counter)
-        rehearsal = replace(
-            run, folder=copy, judge=judge, generator=None, answers=run.answer_file, judgings=1
-        )
-        with suppress(_Counted):
-            go(rehearsal)
+        for part in (JUDGMENT_FOLDER, REJUDGMENT_FOLDER, ASIDE_FOLDER):
+            if (run.folder / part).is_dir():
+                shutil.copytree(run.folder / part, copy / part)
+        file = write_rows(copy / run.answer_file.name, answers) if answers else None
+        with _silent():
+            return go(replace(run, folder=copy, generator=None, answers=file))
+
+
+def asked(rehearsal: Run, go: Callable[[Run], Any]) -> list[Request]:
+    """What the run's first judging asks: it is begun with a judge that only counts."""
+    counter = _Counter(rehearsal.judge.model)
+    with suppress(_Counted):
+        go(replace(rehearsal, judge=replace(rehearsal.judge, generator=counter), judgings=1))
     return counter.asked
 
 
-def _unpaid(requests: Sequence[Request], run: Run) -> list[Request]:
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No line in the log: it would be of the copy."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _unpaid(requests: Sequence[Request], known: Sequence[Known], run: Run) -> list[Request]:
     from holdfast.evaluation.judged.judging import unpaid
 
-    return unpaid(requests, run.folder)
+    there = {one.request.key for one in known}
+    return [request for request in unpaid(requests, run.folder) if request.key not in there]
 
 
-def _to_generate(answers: int) -> str:
-    return (
+def _say_first(options: Options, answers: int) -> None:
+    words = (
         f"{answers} answers are to be written first; here each stands as {len(UNKNOWN_ANSWER) // 4:,} tokens"
     )
+    typer.echo(words, err=options.as_json)
 
 
 def _show_cost(options: Options, requests: Sequence[Request]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from holdfast.cli.eval_backend import Answerer
 from holdfast.cli.eval_dry_run import show_arena_cost, show_mt_bench_cost
+from holdfast.cli.eval_results import finish
 from holdfast.cli.printing import drawn, say
 from holdfast.cli.quiet import quiet_libraries
 from holdfast.errors import ConfigError, DataError, Interrupted
@@ -23,10 +24,7 @@ from holdfast.reports.visible import visible
 
 if TYPE_CHECKING:
     from holdfast.evaluation.answers.client import Settings
-    from holdfast.evaluation.judged.judged_run import Run
-    from holdfast.evaluation.results import Results
-
-LISTED = 5  # ids named in the terminal of each kind of oddity
+    from holdfast.evaluation.judged.run import Run
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Options:
     thinking: Any
     seed: int
     as_json: bool
-    baseline: Path | None = None
+    baseline: Sequence[Path] | None = None
     protocol: Any = None
 
     def __post_init__(self) -> None:
@@ -81,7 +79,7 @@ class Options:
 
     def name(self) -> str:
         """The model's name in the files."""
-        from holdfast.evaluation.judged.mt_bench import stem_of
+        from holdfast.evaluation.judged.names import stem_of
 
         if self.model_id is not None:
             return self.model_id
@@ -100,8 +98,8 @@ class Options:
 
 def show_mt_bench(options: Options) -> None:
     """Run, print and write MT-Bench."""
-    from holdfast.evaluation.judged.judged_run import run_mt_bench
     from holdfast.evaluation.judged.mt_bench import JUDGE, JUDGE_SETTINGS, load_mt_bench
+    from holdfast.evaluation.judged.mt_bench_run import run_mt_bench
 
     quiet_libraries()
     judge_model = options.judge_model or JUDGE
@@ -119,13 +117,23 @@ def show_arena(options: Options) -> None:
     from holdfast.evaluation.judged.arena_hard import BASELINE_V01, load_arena
     from holdfast.evaluation.judged.arena_run import run_arena
     from holdfast.evaluation.judged.assets import assets_folder, find_file
+    from holdfast.evaluation.judged.judgment_files import JUDGMENT_FOLDER
 
     quiet_libraries()
-    arena = load_arena(options.assets, limit=options.limit, protocol=options.protocol)
+    # games that are there say what their judge was asked with
+    there = sorted((options.folder("arena_hard") / JUDGMENT_FOLDER).glob("**/*.jsonl"))
+    arena = load_arena(
+        options.assets,
+        limit=options.limit,
+        protocol=options.protocol,
+        judgments=there if options.judgments is None else [options.judgments, *there],
+        asks=not options.rescore,
+    )
     baseline = options.baseline
-    if baseline is None:
+    if not baseline:
         folder = assets_folder(options.assets, ["model_answer/*.jsonl"])
-        baseline = find_file(folder, [f"model_answer/{BASELINE_V01}.jsonl"])
+        found = find_file(folder, [f"model_answer/{BASELINE_V01}.jsonl"])
+        baseline = None if found is None else [found]
     with _guarded(options, "arena_hard") as stack:
         run = _run(options, "arena_hard", options.judge_model or arena.judge, arena.settings, stack)
         if options.dry_run:
@@ -145,12 +153,13 @@ def show_pairwise(options: Options) -> None:
         raise ConfigError("name the judge with --judge-model")
     arena = load_arena(options.assets, limit=options.limit, own_prompt=True)
     assert options.baseline is not None
+    (against,) = options.baseline
     with _guarded(options, "pairwise") as stack:
         run = _run(options, "pairwise", options.judge_model, arena.settings, stack)
         if options.dry_run:
             show_arena_cost(options, arena, run, options.baseline)
             return
-        finish(run_pairwise(arena, run, options.baseline), run.folder, options.as_json)
+        finish(run_pairwise(arena, run, against), run.folder, options.as_json)
 
 
 def show_comparison(
@@ -210,8 +219,8 @@ def _run(options: Options, benchmark: str, judge_model: str, settings: Settings,
     from holdfast.evaluation.answers.client import ChatClient
     from holdfast.evaluation.answers.client_settings import Deadlines, Retries
     from holdfast.evaluation.answers.openai_backend import ServerGenerator
-    from holdfast.evaluation.judged.judged_run import LazyGenerator, Run
     from holdfast.evaluation.judged.judging import Judge
+    from holdfast.evaluation.judged.run import LazyGenerator, Run
 
     deadlines = Deadlines(options.connect_timeout, options.read_timeout, options.total_timeout)
     retries = Retries(attempts=options.attempts)
@@ -227,7 +236,7 @@ def _run(options: Options, benchmark: str, judge_model: str, settings: Settings,
         )
         asks = watched(ServerGenerator(stack.enter_context(client)), "judgments")
     generator = None
-    if options.model is not None and not options.rescore and not options.dry_run:
+    if options.model is not None and not options.rescore:
         answerer = Answerer(
             options.model,
             options.backend,
@@ -269,31 +278,3 @@ def _with_extra(settings: Settings, text: str | None) -> Settings:
         return replace(settings, extra=found)
     except ConfigError as error:
         raise ConfigError(f"--judge-extra: {str(error).removeprefix('extra: ')}") from error
-
-
-def finish(results: Results, folder: Path, as_json: bool) -> None:
-    """Write the page, and print what was found: of every evaluation."""
-    from holdfast.reports.evaluation import write_evaluation
-
-    found = asdict(results)
-    saved = f"saved: {folder / 'results.json'}\npage: {write_evaluation(folder)}"
-    if as_json:
-        typer.echo(saved, err=True)
-        say(json.dumps(found, allow_nan=False))
-    else:
-        say(f"{drawn(lambda console: render_results(found, console))}\n{saved}")
-
-
-def render_results(found: dict[str, Any], console: Console) -> None:
-    """Print the scores, what is missing, and why the name is what it is; texts of files are shown harmlessly."""
-    console.print(Text(visible(words.headline(found)), "bold"))
-    for line in words.score_lines(found["scores"][1:]):
-        console.print(Text(f"  {visible(line)}"))
-    for line in [*words.cut_lines(found), *words.missing_lines(found["missing"], LISTED)]:
-        console.print(Text(visible(line), "yellow"))
-    for note in found["notes"]:
-        console.print(Text(visible(note), "dim"))
-    if found["why_not_official"]:
-        console.print(Text("custom, because of:", "dim"))
-        for reason in found["why_not_official"]:
-            console.print(Text(f"- {visible(reason)}", "dim"))

@@ -8,20 +8,25 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.eval import (
+from holdfast.cli.eval_backend import Answerer
+from holdfast.cli.eval_options import (
     AsJson,
+    Attempts,
     BackendName,
     BatchSize,
     Concurrency,
+    ConnectTimeout,
     Dtype,
     Model,
     ModelKey,
     ModelUrl,
     OutputDir,
+    ReadTimeout,
     Seed,
+    TotalTimeout,
 )
-from holdfast.cli.eval_backend import Answerer
 from holdfast.errors import ConfigError
+from holdfast.evaluation.answers.client_settings import Deadlines, Retries
 
 ALL_MATHS = "gsm8k,math_500,aime24,amc23"
 Template = Annotated[
@@ -63,6 +68,10 @@ def figfont(
     model_url: ModelUrl = None,
     model_key_env: ModelKey = None,
     concurrency: Concurrency = 8,
+    connect_timeout: ConnectTimeout = Deadlines.connect,
+    read_timeout: ReadTimeout = Deadlines.read,
+    total_timeout: TotalTimeout = Deadlines.total,
+    attempts: Attempts = Retries.attempts,
     batch_size: BatchSize = 16,
     dtype: Dtype = "auto",
     chat_template: Template = None,
@@ -82,9 +91,18 @@ def figfont(
     if output is not None:
         raise ConfigError("--output is the file of --make-rows; an evaluation's folder is --output-dir")
     answerer = Answerer(
-        _named(model), backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template
+        _named(model),
+        backend,
+        model_url,
+        model_key_env,
+        concurrency,
+        batch_size,
+        dtype,
+        chat_template,
+        Deadlines(connect_timeout, read_timeout, total_timeout),
+        Retries(attempts=attempts),
     )
-    from holdfast.cli.eval_judged import finish
+    from holdfast.cli.eval_results import finish
     from holdfast.evaluation.tasks.samples import run_task
 
     task = figfont_task(rows, seed=seed, words=own)
@@ -119,6 +137,10 @@ def maths(
     model_url: ModelUrl = None,
     model_key_env: ModelKey = None,
     concurrency: Concurrency = 8,
+    connect_timeout: ConnectTimeout = Deadlines.connect,
+    read_timeout: ReadTimeout = Deadlines.read,
+    total_timeout: TotalTimeout = Deadlines.total,
+    attempts: Attempts = Retries.attempts,
     batch_size: BatchSize = 16,
     dtype: Dtype = "auto",
     chat_template: Template = None,
@@ -129,14 +151,23 @@ def maths(
 
     Each task has a folder of its own within the output folder.
     """
-    from holdfast.cli.eval_judged import finish
+    from holdfast.cli.eval_results import finish
     from holdfast.evaluation.tasks.maths import maths_task, prompt_of
     from holdfast.evaluation.tasks.maths_questions import read_questions
     from holdfast.evaluation.tasks.samples import run_task
     from holdfast.evaluation.tasks.verifier import require_verifier
 
     answerer = Answerer(
-        _named(model), backend, model_url, model_key_env, concurrency, batch_size, dtype, chat_template
+        _named(model),
+        backend,
+        model_url,
+        model_key_env,
+        concurrency,
+        batch_size,
+        dtype,
+        chat_template,
+        Deadlines(connect_timeout, read_timeout, total_timeout),
+        Retries(attempts=attempts),
     )
     require_verifier()
     put = prompt_of(prompt)
@@ -191,7 +222,7 @@ def lm_eval(
     as_json: AsJson = False,
 ) -> None:
     """Regression suites by lm-evaluation-harness: what the model could do before, it still can."""
-    from holdfast.cli.eval_judged import finish
+    from holdfast.cli.eval_results import finish
     from holdfast.cli.quiet import quiet_libraries
 
     name = _named(model)

@@ -19,7 +19,7 @@ from holdfast.evaluation.statistics import Estimate, advised_sample_size, paired
 ALIKE = ("questions", "references", "prompts", "baseline")
 FEW = 10  # questions below which no interval is given
 # Settings that say who answered, or change no answer and no judgment; the seed is told by itself.
-BESIDE = frozenset({"generator", "answers", "missing_limit", "seed"})
+BESIDE = frozenset({"generator", "generator_identity", "answers", "missing_limit", "seed"})
 TURN = re.compile(r"turn [0-9]+")
 LONGEST = 60  # characters of a setting that is quoted
 

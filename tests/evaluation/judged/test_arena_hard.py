@@ -14,8 +14,8 @@ from holdfast.evaluation.answers.generation import Request
 from holdfast.evaluation.judged.arena_hard import GO_ON, Arena, load_arena, read_arena_answers
 from holdfast.evaluation.judged.arena_judging import game_calls, read_judged
 from holdfast.evaluation.judged.arena_run import run_arena, run_pairwise
-from holdfast.evaluation.judged.judged_run import Run
 from holdfast.evaluation.judged.judging import Judge
+from holdfast.evaluation.judged.run import Run
 from holdfast.evaluation.results import Results, read_results
 from tests.evaluation.scripted import Scripted
 from tests.evaluation.small_benchmarks import ARENA_IDS, arena_answer, arena_answers, arena_assets, write_rows
@@ -74,7 +74,7 @@ def test_scores_files_and_resumption(arena: Arena, baseline: Path, tmp_path: Pat
     (row, *others) = rows_of(tmp_path / f"out/model_judgment/{JUDGE}/m.jsonl")
     assert len(others) == 5
     assert list(row) == "uid category judge model baseline games".split()
-    assert [list(game) for game in row["games"]] == [["score", "judgment", "prompt"]] * 2
+    assert [list(game) for game in row["games"]] == [["score", "judgment", "prompt", "asked_with"]] * 2
     assert (row["games"][1]["score"], row["baseline"]) == ("A>>B", "gpt-4-0314")
     assert row["games"][0]["judgment"]["answer"] == "\nMy verdict: [[B>A]]"  # as the original joins replies
     assert judge.asked == 12
@@ -151,10 +151,15 @@ def test_the_layout_before_april_2025_is_read(arena: Arena, baseline: Path, tmp_
     ]
     old = write_rows(tmp_path / "old.jsonl", old_rows)
     found = [
-        replace(one, baseline=None, games=tuple(replace(game, system=None) for game in one.games if game))
+        replace(
+            one,
+            baseline=None,
+            games=tuple(replace(game, system=None, asked=None) for game in one.games if game),
+        )
         for one in read_judged(new)
     ]
-    assert read_judged(old) == found  # it keeps neither the baseline's name nor the system message
+    # it keeps neither the name of the baseline, nor the system message, nor how it was asked
+    assert read_judged(old) == found
     answers = [
         {
             "question_id": name,
@@ -216,7 +221,7 @@ def test_two_of_ones_own_runs(tmp_path: Path) -> None:
 
 
 def test_nothing_to_judge_says_what_to_give(arena: Arena, baseline: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is judged .not asked"):
+    with pytest.raises(DataError, match="by 'gpt-4-1106-preview' is there: nobody was asked"):
         run_arena(arena, a_run(tmp_path, None), baseline)
     with pytest.raises(DataError, match="name a file with --baseline"):
         run_arena(arena, a_run(tmp_path, Scripted(model_wins)), None)
@@ -227,6 +232,7 @@ def test_nothing_to_judge_says_what_to_give(arena: Arena, baseline: Path, tmp_pa
     [
         ("- a", "must be a mapping"),
         ("temperature: hot", "'temperature' must be a number"),
+        (f"temperature: {10**400}", "'temperature' must be a number"),
         ("max_tokens: 0", "'max_tokens' must be a whole number from 1"),
         ("a: [", "cannot be read as YAML"),
         ("system_prompt: 3\nprompt_template: x", "'system_prompt' must be a text"),

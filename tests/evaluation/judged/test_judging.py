@@ -10,7 +10,17 @@ import pytest
 
 from holdfast.errors import DataError
 from holdfast.evaluation.answers.client_settings import Settings
-from holdfast.evaluation.judged.judging import Judge, adopt, gather, served_otherwise, unpaid
+from holdfast.evaluation.judged.judging import (
+    Judge,
+    Judgment,
+    Known,
+    fitting,
+    gather,
+    is_of,
+    served_otherwise,
+    unpaid,
+)
+from holdfast.evaluation.judged.judgment_files import AskedWith
 from tests.evaluation.scripted import Scripted
 
 MESSAGES = [{"role": "user", "content": "which?"}]
@@ -43,19 +53,21 @@ def test_replies_are_kept_and_the_rest_is_named(tmp_path: Path) -> None:
     found = gather(judge, requests, tmp_path)
     assert [found.texts.get(request.key) for request in requests] == ["said 1", None, "said 3"]
     assert list(found.failed) == [requests[1].key]
-    assert (found.asked, found.imported, found.served) == (2, 0, {"scripted": 2})
+    assert (scripted.asked, found.imported) == (3, set())
+    told = AskedWith(judge.settings.as_dict(), ("scripted",))
+    assert found.asked_with == {requests[0].key: told, requests[2].key: told}
     assert found.cut == [requests[0].key, requests[2].key]  # the limit of tokens ended them
     assert unpaid(requests, tmp_path) == [requests[1]]
     offline = gather(judge_of(), requests, tmp_path)
     assert offline.texts == found.texts
-    assert "nothing is paid for" in offline.failed[requests[1].key]
-    again = gather(judge, requests, tmp_path)
-    assert (again.asked, scripted.asked) == (0, 4)
+    assert offline.failed == {}  # nobody was asked: no call failed
+    gather(judge, requests, tmp_path)
+    assert scripted.asked == 4
 
 
 def test_offline_without_a_journal_makes_no_file(tmp_path: Path) -> None:
     found = gather(judge_of(), [judge_of().request(MESSAGES, 1)], tmp_path / "none")
-    assert len(found.failed) == 1
+    assert (found.texts, found.failed) == ({}, {})
     assert not (tmp_path / "none").exists()
 
 
@@ -72,23 +84,85 @@ def test_a_torn_last_line_is_asked_again(tmp_path: Path) -> None:
     assert scripted.asked == 4 + 2  # the line that lacked its line break alone was whole
 
 
-def test_adopted_judgments_are_not_paid_for(tmp_path: Path) -> None:
+def test_what_files_hold_is_not_paid_for_and_stays_what_it_was_at_first(tmp_path: Path) -> None:
     scripted = Scripted(lambda request: "mine")
     judge = judge_of(scripted)
     requests = [judge.request(MESSAGES, number) for number in (1, 2)]
-    adopt([], tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-    adopt([(requests[0], "theirs", 3.0)], tmp_path)
-    adopt([(requests[0], "later", 4.0)], tmp_path)
-    found = gather(judge, requests, tmp_path)
-    assert found.texts == {requests[0].key: "theirs", requests[1].key: "mine"}
-    assert (found.asked, found.imported, found.served) == (1, 1, {"scripted": 1})
+    known = [Known(requests[0], "theirs", 3.0), Known(requests[0], "theirs at last", 4.0)]
+    found = gather(judge, requests, tmp_path, known)
+    assert found.texts == {requests[0].key: "theirs at last", requests[1].key: "mine"}
+    assert (scripted.asked, found.imported, found.times[requests[0].key]) == (1, {requests[0].key}, 4.0)
+    assert found.asked_with[requests[0].key] is None
+    later = gather(judge, requests, tmp_path, [Known(requests[0], "another"), Known(requests[1], "another")])
+    assert (later.texts, scripted.asked) == (found.texts, 1)
+
+
+def judgment(**known: object) -> Judgment:
+    whole = {"place": (1, 1), "judge": "j", "prompt": "which?", "system": None, "text": "said"} | known
+    return Judgment(**whole)  # type: ignore[arg-type]
+
+
+class Asked:
+    """A call at question 1, turn 1."""
+
+    place = (1, 1)
+
+    def __init__(self, judge: Judge, messages: list[dict[str, str]]) -> None:
+        self.messages = messages
+        self.request = judge.request(messages, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("known", "fits"),
+    [
+        ({}, True),
+        ({"system": "be strict"}, True),
+        ({"judge": None}, False),  # whoever judged
+        ({"asked": AskedWith(Settings(max_tokens=5).as_dict(), ("k",))}, True),
+        ({"asked": AskedWith(Settings(max_tokens=6).as_dict())}, False),
+        ({"judge": "k"}, False),
+        ({"prompt": "which one?"}, False),
+        ({"prompt": None}, False),
+        ({"system": ""}, False),
+        ({"system": "be kind"}, False),
+        ({"place": (1, 2)}, False),
+    ],
+)
+def test_a_judgment_fits_what_asks_exactly_it(known: dict[str, object], fits: bool) -> None:
+    call = Asked(judge_of(), [{"role": "system", "content": "be strict"}, *MESSAGES])
+    found = fitting([judgment(**known)], [call], judge_of())
+    assert [one.text for one in found] == ["said"] * fits
+    assert all(one.request == call.request for one in found)
+
+
+def test_what_does_not_say_its_settings_was_asked_with_the_benchmarks() -> None:
+    warm = replace(judge_of(), settings=Settings(max_tokens=5, extra={"temperature": 1}))
+    assert fitting([judgment()], [Asked(judge_of(), MESSAGES)], judge_of()) != []
+    assert fitting([judgment()], [Asked(warm, MESSAGES)], warm) == []
+
+
+def test_without_a_system_message_an_empty_one_is_the_same() -> None:
+    assert is_of(judgment(system=""), MESSAGES)
+    assert not is_of(judgment(system="be strict"), MESSAGES)
 
 
 def test_a_journal_of_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / "judge_replies.jsonl").write_text(json.dumps({"no": "key"}) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"judge_replies.jsonl:1: a row without its key"):
         gather(judge_of(Scripted(lambda r: "x")), [judge_of().request(MESSAGES, 1)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"settings": 3}, {"served": "gpt-4"}, {"text": None}, {"tstamp": "now"}, {"imported": None}]
+)
+def test_a_row_that_is_no_reply_is_named(tmp_path: Path, wrong: dict[str, object]) -> None:
+    judge = judge_of(Scripted(lambda r: "x"))
+    request = judge.request(MESSAGES, 1)
+    gather(judge, [request], tmp_path)
+    file = tmp_path / "judge_replies.jsonl"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | wrong), encoding="utf-8")
+    with pytest.raises(DataError, match=r"judge_replies.jsonl.*is no judge's reply"):
+        gather(judge, [request], tmp_path)
 
 
 def test_a_server_may_say_its_version_and_nothing_else() -> None:
@@ -126,10 +200,10 @@ def test_an_official_judge_is_served_by_an_official_one() -> None:
 def test_replies_of_a_file_are_read_where_nobody_is_asked_and_nothing_is_written(tmp_path: Path) -> None:
     judge = judge_of()
     requests = [judge.request(MESSAGES, number) for number in (1, 2)]
-    known = [(requests[0], "first", 3.0), (requests[0], "last", 4.0)]
+    known = [Known(requests[0], "first", 3.0), Known(requests[0], "last", 4.0)]
     found = gather(judge, requests, tmp_path, known)
-    assert (found.texts, found.imported) == ({requests[0].key: "last"}, 1)
-    assert list(found.failed) == [requests[1].key]
+    assert (found.texts, found.imported) == ({requests[0].key: "last"}, {requests[0].key})
+    assert found.failed == {}
     assert list(tmp_path.iterdir()) == []
     gather(judge_of(Scripted(lambda r: "said")), requests[1:], tmp_path)
     assert gather(judge, requests, tmp_path, known).texts == {

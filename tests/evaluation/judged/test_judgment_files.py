@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.errors import DataError
 from holdfast.evaluation.judged.judgment_files import of_judge, write_judgments
 from tests.evaluation.small_benchmarks import write_rows
 
@@ -38,7 +39,7 @@ def test_what_is_replaced_by_other_words_is_kept_once(
     write(tmp_path, [row(1, "b")])
     assert written(tmp_path) == [row(2, "c"), row(1, "b")]
     assert written(tmp_path, "set_aside" / NAME) == [row(1, "a")]
-    assert "judgments that do not answer what is asked now are replaced" in caplog.text
+    assert "judgments that others replace are kept" in caplog.text
     write_rows(tmp_path / NAME, [row(1, "a"), row(2, "z")])  # as after a stop between the two files
     write(tmp_path, [row(1, "b"), row(2, "c")])
     assert written(tmp_path, "set_aside" / NAME) == [row(1, "a"), row(2, "z")]
@@ -46,5 +47,9 @@ def test_what_is_replaced_by_other_words_is_kept_once(
 
 def test_of_several_judges_the_one_that_is_asked_for() -> None:
     rows = [("a", 1), ("b", 2), (None, 3)]
-    assert of_judge(rows, "a", lambda row: row[0]) == [("a", 1), (None, 3)]
-    assert of_judge(rows[:2], "c", lambda row: row[0]) == rows[:2]
+    file = Path("m.jsonl")
+    assert of_judge(file, rows, "a", lambda row: row[0], asks=True) == [("a", 1), (None, 3)]
+    assert of_judge(file, rows[:2], "c", lambda row: row[0], asks=False) == rows[:2]
+    with pytest.raises(DataError, match="'m.jsonl': judgments by a, b, not by 'c'"):
+        of_judge(file, rows[:2], "c", lambda row: row[0], asks=True)
+    assert of_judge(file, [], "c", lambda row: row[0], asks=True) == []

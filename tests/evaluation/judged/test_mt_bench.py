@@ -9,15 +9,16 @@ import pytest
 
 from holdfast.errors import DataError
 from holdfast.evaluation.answers.generation import Request
-from holdfast.evaluation.judged.judged_run import Run, run_mt_bench
 from holdfast.evaluation.judged.judging import Judge
 from holdfast.evaluation.judged.mt_bench import (
     JUDGE_SETTINGS,
     generation_questions,
     load_mt_bench,
-    rating_calls,
     read_talk_answers,
 )
+from holdfast.evaluation.judged.mt_bench_judging import rating_calls
+from holdfast.evaluation.judged.mt_bench_run import run_mt_bench
+from holdfast.evaluation.judged.run import Run
 from holdfast.evaluation.results import read_results
 from tests.evaluation.scripted import Scripted
 from tests.evaluation.small_benchmarks import talk_answer, talk_answers, talk_assets, write_rows
@@ -95,7 +96,9 @@ def test_score_files_and_resumption(assets: Path, tmp_path: Path) -> None:
         json.loads(line)
         for line in (tmp_path / "out/model_judgment/gpt-4_single.jsonl").read_text("utf-8").splitlines()
     ]
-    assert list(rows[0]) == "question_id model judge user_prompt judgment score turn tstamp".split()
+    assert (
+        list(rows[0]) == "question_id model judge user_prompt judgment score turn tstamp asked_with".split()
+    )
     assert (rows[0]["judge"], rows[0]["score"], rows[0]["turn"]) == (["gpt-4", "single-v1"], 2, 1)
     assert judge.asked == 8
     again = run_mt_bench(bench, a_run(tmp_path, judge))

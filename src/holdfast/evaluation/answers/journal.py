@@ -179,7 +179,9 @@ class Journal:
         if not isinstance(row, dict):
             raise DataError(f"{self.path}:{number}: a row must be an object, not {kind_of(row)}")
         try:
-            return self._key(row), row
+            key = self._key(row)
+            hash(key)
+            return key, row
         except (KeyError, IndexError, TypeError) as error:
             raise DataError(f"{self.path}:{number}: a row without its key: {error!r}") from error
 

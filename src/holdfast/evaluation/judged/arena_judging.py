@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,18 +9,17 @@ from typing import Any
 
 from holdfast.errors import DataError
 from holdfast.evaluation.answers.generation import Request
-from holdfast.evaluation.judged.arena_hard import (
-    GAMES,
-    Arena,
-    ArenaQuestion,
-    Protocol,
-    go_on,
-    pair_messages,
-    question_id,
-)
+from holdfast.evaluation.judged.arena_hard import GAMES, Arena, Protocol, go_on, pair_messages
+from holdfast.evaluation.judged.arena_questions import ArenaQuestion, question_id
 from holdfast.evaluation.judged.assets import Row, field_of, read_table, text_of
-from holdfast.evaluation.judged.judging import Judge, Known, Replies, gather
-from holdfast.evaluation.judged.judgment_files import ERROR
+from holdfast.evaluation.judged.judging import Judge, Judgment, Known, Replies, gather
+from holdfast.evaluation.judged.judgment_files import (
+    ASKED_WITH,
+    ERROR,
+    JUDGMENT_FOLDER,
+    AskedWith,
+    asked_with,
+)
 from holdfast.evaluation.judged.verdict_parsers import arena_label, arena_label_v01
 
 
@@ -34,17 +32,14 @@ class Game:
         text: everything the judge said.
         prompt: its user message; None where a file does not keep it.
         system: its system message, empty for none; None where a file does not keep it.
+        asked: how it was asked; None where a file does not say.
     """
 
     label: str | None
     text: str
     prompt: str | None
     system: str | None = None
-
-    def answers(self, messages: Sequence[Mapping[str, str]]) -> bool:
-        """Whether it is the judgment of exactly these messages, as far as is known."""
-        system = messages[0]["content"] if messages[0]["role"] == "system" else ""
-        return self.prompt == messages[-1]["content"] and self.system in (None, system)
+    asked: AskedWith | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +81,11 @@ class GameCall:
     messages: list[dict[str, str]]
     request: Request
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Which game of which question."""
+        return self.question.id, self.game
+
 
 def game_calls(
     arena: Arena, judge: Judge, baseline: Mapping[str, str], model: Mapping[str, str], judging: int = 1
@@ -118,79 +118,106 @@ def play(
         HoldfastError: as `gather`.
     """
     said = gather(judge, [call.request for call in calls], folder, known)
-    texts = {
-        call.request.key: said.texts[call.request.key] for call in calls if call.request.key in said.texts
-    }
-    # The original joins a judge's replies with a line break before each.
-    heard = {key: f"\n{text}" if arena.protocol == "v0.1" else text for key, text in texts.items()}
-    open_calls = [call for call in calls if call.request.key in heard]
+    heard = {call.request.key: [call.request] for call in calls if call.request.key in said.texts}
+    # What a file has is all that the judge said there, its second attempt too.
+    by_us = heard.keys() - said.imported
+    open_calls = [call for call in calls if call.request.key in by_us]
     for attempt in range(2, arena.attempts + 1):
-        open_calls = [call for call in open_calls if arena_label_v01(heard[call.request.key])[1]]
-        further = {}
-        for call in open_calls:
-            talk = go_on(call.messages, texts[call.request.key])
-            judging = call.request.key[3]
-            request = judge.request(talk, call.question.id, call.game, attempt, judging)
-            further[call.request.key] = replace(call, messages=talk, request=request)
-        more = gather(judge, [call.request for call in further.values()], folder)
-        _add(said, more)
-        for key, call in further.items():
-            if call.request.key in more.texts:
-                texts[key] = more.texts[call.request.key]
-                heard[key] += f"\n{texts[key]}"
-        # A judge that could not be asked to go on is no verdict yet: the game is asked again by the next run.
         open_calls = [
-            replace(call, messages=further[call.request.key].messages)
-            for call in open_calls
-            if further[call.request.key].request.key in more.texts
+            call for call in open_calls if arena_label_v01(_joined(arena, said, heard[call.request.key]))[1]
         ]
+        further = []
+        for call in open_calls:
+            key = call.request.key
+            talk = go_on(call.messages, said.texts[heard[key][-1].key])
+            request = judge.request(talk, call.question.id, call.game, attempt, key[3])
+            further.append((replace(call, messages=talk), request))
+        said.add(gather(judge, [request for _, request in further], folder))
+        open_calls = []
+        for call, request in further:
+            if request.key in said.texts:
+                heard[call.request.key].append(request)
+                open_calls.append(call)
+            else:
+                # A judge that could not be asked to go on is no verdict yet: the next run asks it again.
+                del heard[call.request.key]
     games: dict[str, dict[int, Game]] = {}
     for call in calls:
-        if call.request.key in heard:
-            text = heard[call.request.key]
-            game = Game(read_label(arena.protocol, text), text, call.messages[-1]["content"])
+        requests = heard.get(call.request.key)
+        if requests is not None:
+            text = _joined(arena, said, requests)
+            game = Game(
+                read_label(arena.protocol, text),
+                text,
+                call.messages[-1]["content"],
+                call.messages[0]["content"] if call.messages[0]["role"] == "system" else "",
+                _asked_with(said, requests),
+            )
             games.setdefault(call.question.id, {})[call.game] = game
     return [Judged(name, (found.get(1), found.get(2))) for name, found in games.items()], said
 
 
-def _add(said: Replies, more: Replies) -> None:
-    said.texts |= more.texts
-    said.times |= more.times
-    said.failed |= more.failed
-    said.cut += more.cut
-    said.asked += more.asked
-    said.served = dict(Counter(said.served) + Counter(more.served))
+def _joined(arena: Arena, said: Replies, requests: Sequence[Request]) -> str:
+    """A judge's replies as one text; the original v0.1 joins them with a line break before each."""
+    texts = [said.texts[request.key] for request in requests]
+    return "".join(f"\n{text}" for text in texts) if arena.protocol == "v0.1" else texts[0]
+
+
+def _asked_with(said: Replies, requests: Sequence[Request]) -> AskedWith | None:
+    told = [asked for request in requests if (asked := said.asked_with[request.key]) is not None]
+    return replace(told[0], served=tuple(name for asked in told for name in asked.served)) if told else None
 
 
 # --- files ---------------------------------------------------------------------------------------------
 
 
 def judged_rows(
-    arena: Arena, judged: Sequence[Judged], *, model: str, baseline: str, judge: str
+    arena: Arena, judged: Sequence[Judged], *, model: str, baseline: str, judge: str, old: bool = False
 ) -> list[Row]:
-    """Rows of the current layout, for the questions with both games."""
-    categories = {question.id: question.category for question in arena.questions}
-    system = [{"role": "system", "content": arena.prompt.system}] if arena.prompt.system else []
-    return [
-        {
-            "uid": one.question,
-            "category": categories[one.question],
-            "judge": judge,
-            "model": model,
-            "baseline": baseline,
-            "games": [
-                {
-                    "score": game.label,
-                    "judgment": {"answer": game.text},
-                    "prompt": [*system, {"role": "user", "content": game.prompt}],
-                }
-                for game in one.games
-                if game is not None
-            ],
-        }
-        for one in judged
-        if None not in one.games
-    ]
+    """Rows for the questions with both games. A row of a file stays as it is, unless the layout changes; one whose
+    prompts are not kept cannot change it, and is left out.
+
+    Args:
+        baseline, judge: where `judged` names none.
+        old: in the layout before April 2025, else in the current one; a tool reads files of its own layout alone.
+    """
+    questions = {question.id: question for question in arena.questions}
+    rows: list[Row] = []
+    for one in judged:
+        if None in one.games:
+            continue
+        if one.row is not None and is_old(one.row) == old:
+            rows.append(one.row)
+            continue
+        question = questions.get(one.question)
+        if question is None or any(game is not None and game.prompt is None for game in one.games):
+            continue
+        head: Row = {"question_id": one.question}
+        if not old:
+            head = {"uid": one.question, "category": question.category}
+        head |= {"judge": one.judge or judge, "model": model, "baseline": one.baseline or baseline}
+        system = arena.prompt_of(question).system
+        rows.append(
+            head | {"games": [_game_row(game, system, old) for game in one.games if game is not None]}
+        )
+    return rows
+
+
+def _game_row(game: Game, system: str, old: bool) -> Row:
+    """A game as a file has it; `system` is asked with where the game does not say."""
+    if old:  # which has no place for the system message
+        asked = {} if game.asked is None else {ASKED_WITH: replace(game.asked, system=game.system).as_row()}
+        return {"user_prompt": game.prompt, "judgment": game.text, "score": game.label} | asked
+    asked = {} if game.asked is None else {ASKED_WITH: replace(game.asked, system=None).as_row()}
+    system = system if game.system is None else game.system
+    return {
+        "score": game.label,
+        "judgment": {"answer": game.text},
+        "prompt": [
+            *([{"role": "system", "content": system}] if system else []),
+            {"role": "user", "content": game.prompt},
+        ],
+    } | asked
 
 
 def read_judged(path: str | Path, model: str | None = None, *, required: bool = True) -> list[Judged]:
@@ -203,6 +230,7 @@ def read_judged(path: str | Path, model: str | None = None, *, required: bool = 
         DataError: a line is of another layout; no row of the model where one is required, or rows of several.
     """
     found, models = [], set()
+    folder_judge = _judge_of_folder(Path(path))
     for place, row in read_table(path, "judgment"):
         name = text_of(place, row, "model")
         models.add(name)
@@ -212,8 +240,9 @@ def read_judged(path: str | Path, model: str | None = None, *, required: bool = 
         if not isinstance(games, list) or len(games) != GAMES:
             raise DataError(f"{place}: 'games' must be {GAMES}, one in each order")
         first, second = (_read_game(place, game) for game in games)
-        named = {key: text_of(place, row, key) for key in ("judge", "baseline") if key in row}
-        found.append(Judged(question_id(place, row), (first, second), **named, row=row))
+        judge = text_of(place, row, "judge") if "judge" in row else folder_judge
+        baseline = text_of(place, row, "baseline") if "baseline" in row else None
+        found.append(Judged(question_id(place, row), (first, second), judge, baseline, row))
     if required and not found:
         raise DataError(
             f"'{path}': no judgments of '{model}'; it has those of {', '.join(sorted(models)) or 'nobody'}"
@@ -223,18 +252,50 @@ def read_judged(path: str | Path, model: str | None = None, *, required: bool = 
     return found
 
 
+def _judge_of_folder(path: Path) -> str | None:
+    """Who judged, where rows do not say so, as those of the early v0.1: the folder within `model_judgment`."""
+    folders = path.absolute().parent.parts
+    if JUDGMENT_FOLDER not in folders:
+        return None
+    at = len(folders) - folders[::-1].index(JUDGMENT_FOLDER)
+    return "/".join(folders[at:]) or None
+
+
+def is_old(row: Row) -> bool:
+    """Whether a row is of the layout before April 2025."""
+    return "uid" not in row
+
+
+def judgments_of(arena: Arena, judged: Sequence[Judged]) -> list[Judgment]:
+    """The games that are there. Of two attempts the whole text counts as one reply."""
+    return [
+        Judgment(
+            place=(one.question, number),
+            judge=one.judge,
+            prompt=game.prompt,
+            system=game.system,
+            # the line break before each reply is the original's, and put there again
+            text=game.text.removeprefix("\n") if arena.protocol == "v0.1" else game.text,
+            asked=game.asked,
+        )
+        for one in judged
+        for number, game in enumerate(one.games, start=1)
+        if game is not None
+    ]
+
+
 def models_of(path: str | Path) -> list[str]:
     """The models whose judgments a file holds, in the order of its rows."""
     return list(dict.fromkeys(text_of(place, row, "model") for place, row in read_table(path, "judgment")))
 
 
-def said_by(place: str, row: Row) -> list[tuple[int, str | None, str] | None]:
-    """What a judgment row says game by game, and to which prompt; None for a game that is not there."""
+def said_by(place: str, row: Row) -> list[tuple[int, Game] | None]:
+    """What a judgment row says game by game, and to what; None for a game that is not there."""
     games = field_of(place, row, "games")
     read = [_read_game(place, game) for game in (games if isinstance(games, list) else [])]
     # the line break before each reply is the original's, and in no reply
     return [
-        None if game is None else (number, game.prompt, game.text.removeprefix("\n"))
+        None if game is None else (number, replace(game, text=game.text.removeprefix("\n"), asked=None))
         for number, game in enumerate(read, start=1)
     ]
 
@@ -250,10 +311,12 @@ def _read_game(place: str, game: Any) -> Game | None:
     text = judgment if isinstance(judgment, str) else text_of(place, game, "judgment", "answer")
     if label is None and ERROR in text.splitlines():  # of two attempts, either may have failed
         return None
+    asked = asked_with(place, game)
     if "user_prompt" in game:
-        return Game(label, text, text_of(place, game, "user_prompt"))
+        system = None if asked is None else asked.system
+        return Game(label, text, text_of(place, game, "user_prompt"), system, asked)
     if "prompt" not in game:
-        return Game(label, text, None)
+        return Game(label, text, None, asked=asked)
     first = text_of(place, game, "prompt", 0, "role")
     system = text_of(place, game, "prompt", 0, "content") if first == "system" else ""
-    return Game(label, text, text_of(place, game, "prompt", -1, "content"), system)
+    return Game(label, text, text_of(place, game, "prompt", -1, "content"), system, asked)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.evaluation.judged.arena_hard import Arena
-from holdfast.evaluation.judged.arena_judging import GameCall, Judged, read_label
+from holdfast.evaluation.judged.arena_judging import GameCall, Judged, judgments_of, read_label
 from holdfast.evaluation.judged.arena_scores import model_points
+from holdfast.evaluation.judged.judging import is_of
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,19 @@ def look_at(arena: Arena, rows: Sequence[Judged], calls: Sequence[GameCall]) -> 
     names = [question.id for question in arena.questions]
     last = {one.question: one for one in rows}
     known = {name: last[name] for name in names if name in last}
-    asked = {(call.question.id, call.game): call.messages for call in calls}
-    other_score, other_prompt = [], []
-    for name, one in known.items():
-        for number, game in enumerate(one.games, start=1):
-            if game is None:
-                continue
-            if read_label(arena.protocol, game.text) != game.label:
-                other_score.append(f"{name}, game {number}")
-            # kept prompts alone can be held against anything; the original files have them all
-            messages = asked.get((name, number))
-            if messages is not None and game.prompt is not None and not game.answers(messages):
-                other_prompt.append(f"{name}, game {number}")
+    asked = {call.place: call.messages for call in calls}
+    games = [
+        (f"{name}, game {number}", game)
+        for name, one in known.items()
+        for number, game in enumerate(one.games, start=1)
+        if game is not None
+    ]
+    other_prompt = [
+        f"{one.place[0]}, game {one.place[1]}"
+        for one in judgments_of(arena, list(known.values()))
+        # kept prompts alone can be held against anything; the original files have them all
+        if one.prompt is not None and one.place in asked and not is_of(one, asked[one.place])
+    ]
     return Read(
         rows=rows,
         last=known,
@@ -60,6 +62,6 @@ def look_at(arena: Arena, rows: Sequence[Judged], calls: Sequence[GameCall]) -> 
         unread=[
             name for name, one in known.items() if None not in one.games and model_points(one.labels) is None
         ],
-        other_score=other_score,
+        other_score=[place for place, game in games if read_label(arena.protocol, game.text) != game.label],
         other_prompt=other_prompt,
     )

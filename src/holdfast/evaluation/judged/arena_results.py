@@ -12,32 +12,24 @@ from holdfast.evaluation.judged.arena_baselines import (
     scores_by_category,
     tool_score,
 )
-from holdfast.evaluation.judged.arena_hard import (
-    BASELINE_V01,
-    JUDGE_SETTINGS_V01,
-    JUDGE_V01,
-    Arena,
-    ArenaAnswers,
-)
+from holdfast.evaluation.judged.arena_config import JUDGE_SETTINGS_V01, JUDGE_V01
+from holdfast.evaluation.judged.arena_hard import BASELINE_V01, Arena, ArenaAnswers
 from holdfast.evaluation.judged.arena_judging import Judged
-from holdfast.evaluation.judged.arena_reading import Read
-from holdfast.evaluation.judged.arena_scores import (
-    Games,
-    clustered,
-    current_score,
-    model_points,
-    original_scores,
-    plain_outcomes,
+from holdfast.evaluation.judged.arena_own_scores import (
+    judged_again,
+    own_scores,
+    strict_by_category,
+    strict_labels,
+    styled_scores,
 )
-from holdfast.evaluation.judged.judging import served_otherwise
-from holdfast.evaluation.judged.style_control import controlled_win_rate, style_features, style_of
+from holdfast.evaluation.judged.arena_reading import Read
+from holdfast.evaluation.judged.arena_scores import Games, current_score, original_scores, plain_outcomes
+from holdfast.evaluation.judged.judging import MISSING_LIMIT, served_otherwise
 from holdfast.evaluation.judged.verdict_parsers import strict_label
 from holdfast.evaluation.results import Results, Score
-from holdfast.evaluation.statistics import Interval, question_advice, rejudging_spread, win_rate
+from holdfast.evaluation.statistics import question_advice
 
-MISSING_LIMIT = 0.05
 ADVISED_DIFFERENCE = 0.05  # of a question's win rate
-STYLE_ROWS = 20  # fewer cannot carry five coefficients
 
 # Of the content of the official v0.1 baseline's answers.
 OFFICIAL_BASELINE = "dcc99358236f6e863c67b62cad9e1737835b94a7b67611864bfdd2e1693396cc"
@@ -75,8 +67,10 @@ def score_arena(
             "the answers are not at hand: whether the judge was asked the official prompts cannot be checked"
         )
     labels = [one.labels for one in read.rows]
-    strict = {name: _strict_labels(one) for name, one in read.last.items()}
+    strict = {name: strict_labels(one) for name, one in read.last.items()}
     rate = (len(read.missing) + len(read.unread)) / len(arena.questions)
+    if MISSING_LIMIT < rate <= missing_limit:
+        why.append(f"{rate:.1%} of the questions missing or unread, above {MISSING_LIMIT:.0%}")
     name = "Arena-Hard v0.1" if not why else "Arena-Hard questions, custom"
     current = tool_score("current tool", current_score(labels, seed=seed))
     original = tool_score("original v0.1 tool", original_scores(beside or {model: labels}, seed=seed)[model])
@@ -90,12 +84,12 @@ def score_arena(
         headline = Score(name, head.value, head.interval, head.n, head.clusters, f"{head.name}; {head.note}")
     scores = [headline]
     if not differ:
-        scores += [original, current, *_own(labels, list(strict.values()), seed)]
-        scores += _styled(read, answers, baseline_answers, seed)
+        scores += [original, current, *own_scores(labels, list(strict.values()), seed)]
+        scores += styled_scores(read, answers, baseline_answers, seed)
     if (arena.protocol == "current" and len(against) > 1) or differ:
         scores += scores_by_category(arena, read.rows, against, seed)
     if again and not differ:
-        scores.append(_again(read, again))
+        scores.append(judged_again(read, again))
     questions = [_question(question.id, question.category, read, strict) for question in arena.questions]
     return Results(
         name=name,
@@ -110,7 +104,7 @@ def score_arena(
         | ({} if answers is None else {"answers": answers.hash})
         | ({} if baseline_answers is None else {"baseline": baseline_answers.hash}),
         scores=scores,
-        per_category=_categories(arena, read, seed),
+        per_category=strict_by_category(arena, read, seed),
         missing=_missing(read, answers, baseline_answers, rate)
         | {"calls_failed": dict(judge.get("failed", {}))},
         questions=questions,
@@ -147,111 +141,6 @@ def _departures(
     if read.other_score:
         why.append(f"{len(read.other_score)} stored labels that are not what the official parser reads")
     return why
-
-
-def _strict_labels(one: Judged) -> tuple[str | None, str | None]:
-    first, second = (None if game is None else strict_label(game.text).value for game in one.games)
-    return first, second
-
-
-def _own(labels: Games, strict: Games, seed: int) -> list[Score]:
-    """Percent: clustered, strict, and the plain win rate, a question's rows drawn together in all three."""
-    found = []
-    for name, games, note in (
-        ("clustered by question", labels, "percent; the official parser's labels, weights as the tools'"),
-        ("strict", strict, "percent; strict parser, weights as the tools'"),
-    ):
-        estimate = clustered(games, seed=seed)
-        found.append(
-            Score(name, None, note="no question with two clear labels")
-            if estimate is None
-            else _percent(Score.of(name, estimate, note))
-        )
-    outcomes = [
-        (question, point) for question, games in enumerate(strict) for point in plain_outcomes(games) or []
-    ]
-    if outcomes:
-        estimate = win_rate(
-            [point for _, point in outcomes], [question for question, _ in outcomes], seed=seed
-        )
-        note = "percent; strict parser, each game once, a tie for half"
-        found.append(_percent(Score.of("win rate", estimate, note)))
-    return found
-
-
-def _percent(score: Score) -> Score:
-    assert score.value is not None
-    interval = score.interval
-    if interval is not None:
-        interval = Interval(100 * interval.low, 100 * interval.high, interval.level)
-    return Score(score.name, 100 * score.value, interval, score.n, score.clusters, score.note)
-
-
-def _styled(
-    read: Read, answers: ArenaAnswers | None, baseline: ArenaAnswers | None, seed: int
-) -> list[Score]:
-    """At equal style; nothing where the answers are not at hand, or too few."""
-    if answers is None or baseline is None:
-        return []
-    # Tokens as the answer files count them; without, a fourth of the characters on both sides alike.
-    counted = all(name in answers.lengths and name in baseline.lengths for name in read.last)
-
-    def counts(side: ArenaAnswers, name: str) -> list[int]:
-        length = side.lengths[name] if counted else len(side.texts[name]) // 4
-        return [length, *style_of(side.texts[name]).totals()]
-
-    model_counts, baseline_counts, points = [], [], []
-    for name, one in read.last.items():
-        if name in answers.texts and name in baseline.texts:
-            for point in model_points(one.labels) or []:
-                model_counts.append(counts(answers, name))
-                baseline_counts.append(counts(baseline, name))
-                points.append(point)
-    if len(points) < STYLE_ROWS:
-        return []
-    found = controlled_win_rate(points, style_features(model_counts, baseline_counts), seed=seed)
-    length, headers, lists, bold = found.coefficients
-    note = (
-        f"percent; coefficients: length {length:.2f}, headers {headers:.2f}, lists {lists:.2f}, bold {bold:.2f}"
-        f"{'' if counted else '; length in characters, tokens are not counted in the files'}"
-    )
-    interval = Interval(100 * found.low, 100 * found.high, 0.9)
-    return [Score("at equal style", 100 * found.value, interval, len(points), note=note)]
-
-
-def _again(read: Read, again: Sequence[Sequence[Judged]]) -> Score:
-    names = list(read.last)
-    judgings = []
-    for judging in (read.rows, *again):
-        by_name = {one.question: one for one in judging}
-        row: list[float | None] = []
-        for name in names:
-            points = plain_outcomes(_strict_labels(by_name[name])) if name in by_name else None
-            row.append(None if points is None else 50 * sum(points))
-        judgings.append(row)
-    if not all(any(value is not None for value in row) for row in judgings):
-        return Score("judged again, median", None, note="a judging has no clear label at all")
-    spread = rejudging_spread(judgings)
-    note = (
-        f"percent; win rate, strict; {spread.lowest:.2f} to {spread.highest:.2f} over {len(judgings)} judgings, "
-        f"{spread.changed:.1%} of the questions changed"
-    )
-    return Score("judged again, median", spread.median, n=len(judgings), note=note)
-
-
-def _categories(arena: Arena, read: Read, seed: int) -> list[Score]:
-    by_category: dict[str, list[tuple[str | None, str | None]]] = {}
-    for question in arena.questions:
-        if question.id in read.last:
-            by_category.setdefault(question.category, []).append(_strict_labels(read.last[question.id]))
-    found = []
-    for category, games in by_category.items():
-        estimate = clustered(games, seed=seed)
-        if estimate is None:
-            found.append(Score(category, None, note="no question with two clear labels"))
-        else:
-            found.append(_percent(Score.of(category, estimate, "percent; strict")))
-    return found
 
 
 def _missing(

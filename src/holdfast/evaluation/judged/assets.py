@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,18 @@ def read_table(path: str | Path, what: str = "row") -> list[tuple[str, Row]]:
             raise DataError(f"{place}: {row.detail}; mend or remove the line")
         if not isinstance(row, dict):
             raise DataError(f"{place}: a {what} is an object; mend or remove the line")
+        if not _all_finite(row):
+            raise DataError(f"{place}: holds NaN or Infinity, which is no JSON; mend the line")
         rows.append((place, row))
     return rows
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_all_finite, value.values()))
+    return not isinstance(value, list) or all(map(_all_finite, value))
 
 
 def field_of(place: str, row: Any, *path: str | int) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from holdfast.errors import DataError
 from holdfast.evaluation.judged.assets import Row, read_table
 from holdfast.evaluation.results import write_rows
 
@@ -17,15 +19,73 @@ logger = logging.getLogger(__name__)
 JUDGMENT_FOLDER, REJUDGMENT_FOLDER, ASIDE_FOLDER = "model_judgment", "model_rejudgment", "set_aside"
 
 ERROR = "$ERROR$"  # what the original tools write where the judge gave no reply
+ASKED_WITH = "asked_with"  # a key that the original tools pass over
 
 KeyOf = Callable[[str, Row], Hashable]
 # What a row's judge said, and to what, part by part (a game, or the row); parts of None are not there.
 SaidBy = Callable[[str, Row], Sequence[Any]]
+T = TypeVar("T")
 
 
-def of_judge(rows: Sequence[Any], judge: str, judge_of: Callable[[Any], str | None]) -> list[Any]:
-    """The rows of the judge that is asked for, and those that name none; all, where no row is of it."""
+@dataclass(frozen=True)
+class AskedWith:
+    """Under what a judgment was asked, where its file says so: rows of this package do, the original tools' do not.
+
+    Attributes:
+        settings: of the judge's decoding.
+        served: what the server said that it is.
+        system: the judge's system message; None where the row has it elsewhere.
+    """
+
+    settings: Mapping[str, Any]
+    served: tuple[str, ...] = ()
+    system: str | None = None
+
+    def as_row(self) -> Row:
+        """For a judgment row."""
+        told = {} if self.system is None else {"system": self.system}
+        return {"settings": dict(self.settings), "served": list(self.served)} | told
+
+
+def asked_with(place: str, row: Mapping[str, Any]) -> AskedWith | None:
+    """What a row, or a game of it, says of how it was asked; None where it says nothing.
+
+    Raises:
+        DataError: it says so in another layout.
+    """
+    found = row.get(ASKED_WITH)
+    if found is None:
+        return None
+    told = found if isinstance(found, dict) else {}
+    settings, served, system = told.get("settings"), told.get("served"), told.get("system")
+    if (
+        not isinstance(settings, dict)
+        or not isinstance(served, list)
+        or not all(isinstance(name, str) for name in served)
+        or not isinstance(system, str | None)
+    ):
+        raise DataError(
+            f"{place}: '{ASKED_WITH}' must hold 'settings' and 'served'; remove it, and the judgment counts as the "
+            "original tool's"
+        )
+    return AskedWith(settings, tuple(served), system)
+
+
+def of_judge(
+    path: Path, rows: Sequence[T], judge: str, judge_of: Callable[[T], str | None], *, asks: bool
+) -> list[T]:
+    """A file's rows of the judge that is asked for, and those that name none; all, where no row is of it.
+
+    Raises:
+        DataError: no row is, and the judge is to be asked for the rest, if it `asks`.
+    """
     own = [row for row in rows if judge_of(row) in (None, judge)]
+    if rows and not own and asks:
+        others = ", ".join(sorted({str(judge_of(row)) for row in rows}))
+        raise DataError(
+            f"'{path}': judgments by {others}, not by '{judge}', which would judge the rest: give --judge-model "
+            f"{others}, or --rescore what is there"
+        )
     return own or list(rows)
 
 
@@ -49,15 +109,16 @@ def write_judgments(folder: Path, name: Path, rows: Sequence[Row], key: KeyOf, s
             kept.append(row)
         elif any(part is not None and part not in new[at] for part in said(place, row)):
             lost.append(row)
-    if lost:
-        aside = folder / ASIDE_FOLDER / name
-        before = [row for _, row in read_table(aside)] if aside.exists() else []
-        there = {json.dumps(row, sort_keys=True) for row in before}
-        write_rows(aside, [*before, *(row for row in lost if json.dumps(row, sort_keys=True) not in there)])
-        logger.warning(
-            "'%s': judgments that do not answer what is asked now are replaced, and kept in '%s': %d",
-            target,
-            aside,
-            len(lost),
-        )
+    put_aside(folder, name, lost, "judgments")
     write_rows(target, [*kept, *rows])
+
+
+def put_aside(folder: Path, name: Path, rows: Sequence[Row], what: str) -> None:
+    """Keep rows that others of `folder / name` replace in `set_aside/NAME`, each once, and say so in the log."""
+    if not rows:
+        return
+    aside = folder / ASIDE_FOLDER / name
+    before = [row for _, row in read_table(aside)] if aside.exists() else []
+    there = {json.dumps(row, sort_keys=True) for row in before}
+    write_rows(aside, [*before, *(row for row in rows if json.dumps(row, sort_keys=True) not in there)])
+    logger.warning("'%s': %s that others replace are kept in '%s': %d", folder / name, what, aside, len(rows))

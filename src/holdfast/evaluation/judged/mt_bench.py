@@ -1,7 +1,7 @@
-"""MT-Bench as FastChat's `llm_judge` has it: its questions, its answer files, and what its judge is asked.
+"""MT-Bench as FastChat's `llm_judge` has it: its questions, references and judge prompts, and its answer files.
 
-80 questions of two turns in eight categories. One call a turn; the second turn's shows the whole talk. Questions of
-`math`, `reasoning` and `coding` are judged beside a reference.
+80 questions of two turns in eight categories. Questions of `math`, `reasoning` and `coding` are judged beside a
+reference.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 from holdfast.errors import ConfigError, DataError
 from holdfast.evaluation.answers.client_settings import Settings
-from holdfast.evaluation.answers.generation import Request
 from holdfast.evaluation.answers.generation_turns import Question
 from holdfast.evaluation.judged.assets import (
     JudgePrompt,
@@ -24,15 +23,13 @@ from holdfast.evaluation.judged.assets import (
     content_hash,
     field_of,
     find_file,
-    is_one_of,
     keyed,
     read_table,
     require_file,
     text_of,
 )
 from holdfast.evaluation.judged.judge_prompts import RATING_PROMPTS
-from holdfast.evaluation.judged.judging import Judge, Replies
-from holdfast.evaluation.judged.verdict_parsers import fastchat_rating
+from holdfast.evaluation.judged.names import stem_of
 
 TURNS = 2
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}  # 0 for the rest
@@ -83,6 +80,17 @@ class MTBench:
     def id_of(self, name: Any) -> Any:
         """A question's id as the benchmark spells it, where a file has its number as a text."""
         return self._spelled.get(name, name) if isinstance(name, str) else name
+
+    def question_of(self, place: str, row: Row) -> int | str:
+        """The question of a row of a file, as the benchmark spells it.
+
+        Raises:
+            DataError: the row names none.
+        """
+        name = self.id_of(field_of(place, row, "question_id"))
+        if isinstance(name, int | str):
+            return name
+        raise DataError(f"{place}: 'question_id' must be a number or a text, not {name!r}")
 
     @cached_property
     def _spelled(self) -> dict[str, int | str]:
@@ -231,15 +239,16 @@ def read_talk_answers(path: str | Path, bench: MTBench, model: str | None = None
     rows = [
         (place, row)
         for place, row in read_table(path, "answer")
-        if not is_one_of(bench.id_of(field_of(place, row, "question_id")), bench.left_out)
+        if bench.question_of(place, row) not in bench.left_out
     ]
-    found = keyed(rows, lambda place, row: bench.id_of(field_of(place, row, "question_id")), names)
+    found = keyed(rows, bench.question_of, names)
     turns = {name: _turns(place, row) for name, (place, row) in found.rows.items()}
     return TalkAnswers(model or Path(path).stem, turns, found)
 
 
 def _turns(place: str, row: Row) -> tuple[str, str]:
-    field_of(place, row, "choices", 0, "turns")
+    if not isinstance(field_of(place, row, "choices", 0, "turns"), list):
+        raise DataError(f"{place}: 'choices.0.turns' must be a list of {TURNS} texts")
     first, second = (text_of(place, row, "choices", 0, "turns", turn) for turn in range(TURNS))
     return first, second
 
@@ -265,71 +274,3 @@ def generation_questions(bench: MTBench, max_tokens: int = ANSWER_TOKENS) -> lis
         )
         for question in bench.questions
     ]
-
-
-# --- the judge -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RatingCall:
-    """One turn of one question to be rated."""
-
-    question: TalkQuestion
-    turn: int
-    prompt: JudgePrompt
-    messages: list[dict[str, str]]
-    request: Request
-
-
-def rating_calls(bench: MTBench, answers: TalkAnswers, judge: Judge, judging: int = 1) -> list[RatingCall]:
-    """Two calls a question that has an answer; `judging` counts the times that the same is asked."""
-    calls = []
-    for turn in range(1, TURNS + 1):
-        for question in bench.questions:
-            if question.id not in answers.turns:
-                continue
-            prompt = bench.prompt_of(question, turn)
-            messages = prompt.messages(_values(bench, question, answers.turns[question.id]))
-            request = judge.request(messages, question.id, turn, prompt.name, judging)
-            calls.append(RatingCall(question, turn, prompt, messages, request))
-    return calls
-
-
-def _values(bench: MTBench, question: TalkQuestion, answer: tuple[str, str]) -> dict[str, str]:
-    reference = bench.references.get(question.id, ("", ""))
-    return {
-        "question": question.turns[0],
-        "answer": answer[0],
-        "question_1": question.turns[0],
-        "question_2": question.turns[1],
-        "answer_1": answer[0],
-        "answer_2": answer[1],
-        "ref_answer_1": reference[0],
-        "ref_answer_2": reference[1],
-    }
-
-
-def judgment_rows(calls: Sequence[RatingCall], replies: Replies, model: str, judge: str) -> list[Row]:
-    """Rows of FastChat's judgment file, for the calls that have a reply."""
-    return [
-        {
-            "question_id": call.question.id,
-            "model": model,
-            "judge": [judge, call.prompt.name],
-            "user_prompt": call.messages[-1]["content"],
-            "judgment": replies.texts[call.request.key],
-            "score": fastchat_rating(replies.texts[call.request.key]),
-            "turn": call.turn,
-            "tstamp": replies.times[call.request.key],
-        }
-        for call in calls
-        if call.request.key in replies.texts
-    ]
-
-
-def stem_of(name: str) -> str:
-    """A model's name as a file's: the last part of a path or hub name."""
-    stem = name.rstrip("/").rsplit("/", 1)[-1]
-    if stem in ("", ".", ".."):
-        raise ConfigError(f"'{name}' is no name for a model; give one with --model-id")
-    return stem

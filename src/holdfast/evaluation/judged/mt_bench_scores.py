@@ -2,120 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from holdfast.errors import DataError
-from holdfast.evaluation.judged.assets import Row, field_of, read_table, text_of
-from holdfast.evaluation.judged.judging import served_otherwise
-from holdfast.evaluation.judged.judgment_files import ERROR
-from holdfast.evaluation.judged.mt_bench import (
-    JUDGE_SETTINGS,
-    OFFICIAL_JUDGES,
-    TURNS,
-    MTBench,
-    RatingCall,
-    TalkAnswers,
-)
-from holdfast.evaluation.judged.verdict_parsers import (
-    LARGEST,
-    UNPARSED,
-    Verdict,
-    fastchat_rating,
-    strict_rating,
-)
+from holdfast.evaluation.judged.assets import Row
+from holdfast.evaluation.judged.judging import MISSING_LIMIT, served_otherwise
+from holdfast.evaluation.judged.mt_bench import JUDGE_SETTINGS, OFFICIAL_JUDGES, TURNS, MTBench, TalkAnswers
+from holdfast.evaluation.judged.mt_bench_judging import Judgments, Place
+from holdfast.evaluation.judged.verdict_parsers import UNPARSED, Verdict, strict_rating
 from holdfast.evaluation.results import Results, Score
 from holdfast.evaluation.statistics import bootstrap_mean, question_advice, rejudging_spread
 
-MISSING_LIMIT = 0.05  # share of judgments that may be missing or unread before a headline is withheld
 PARSER_NOTE = "FastChat's parser and mean: all rows of the file, -1 left out"
 STRICT_NOTE = "one rating in double brackets, 1 to 10; each judgment once"
 
 ADVISED_DIFFERENCE = 0.2  # of ten: what most papers report as a gain
-
-Place = tuple[Any, int]  # question, turn
-
-
-@dataclass(frozen=True)
-class Judgments:
-    """A model's rows of a judgment file, and what is odd about them.
-
-    Attributes:
-        rows: of this model, in the order of the file, those of no known question too.
-        last: the last row of each (question, turn) of the benchmark.
-        twice, extra, missing: places with several rows, of no question, without a row.
-        other_score: places whose stored score is not what the official parser reads from the stored text.
-        other_prompt: places whose prompt is not what this benchmark asks about this answer.
-    """
-
-    rows: Sequence[Row]
-    last: Mapping[Place, Row]
-    twice: Sequence[Place]
-    extra: Sequence[Place]
-    missing: Sequence[Place]
-    other_score: Sequence[Place]
-    other_prompt: Sequence[Place]
-
-
-def read_judgments(
-    path: str | Path, model: str, judge: str | None = None, *, required: bool = True
-) -> list[Row]:
-    """A model's rows of FastChat's judgment file (`JUDGE_single.jsonl`), of one judge where it is named.
-
-    Rows of `$ERROR$`, which FastChat writes where the judge gave no reply, are no judgments, and left out.
-
-    Raises:
-        DataError: a line is of another layout; or no row is this model's, and one is required.
-    """
-    rows, models, any_row = [], set(), False
-    for place, row in read_table(path, "judgment"):
-        models.add(text_of(place, row, "model"))
-        if row["model"] != model or (judge is not None and text_of(place, row, "judge", 0) != judge):
-            continue
-        text_of(place, row, "judgment")
-        text_of(place, row, "judge", 0)
-        name, score, turn = (field_of(place, row, key) for key in ("question_id", "score", "turn"))
-        if not isinstance(name, int | str):
-            raise DataError(f"{place}: 'question_id' must be a number or a text, not {name!r}")
-        if isinstance(score, bool) or not isinstance(score, int | float) or not -LARGEST < score < LARGEST:
-            raise DataError(f"{place}: 'score' must be a number, not {score!r}; -1 stands for none")
-        if type(turn) is not int or not 1 <= turn <= TURNS:
-            raise DataError(f"{place}: 'turn' must be 1 or 2, not {turn!r}")
-        any_row = True
-        if row["judgment"] != ERROR:
-            rows.append(row)
-    if required and not any_row:
-        known = ", ".join(sorted(models)) or "nobody"
-        raise DataError(
-            f"'{path}': no judgments of '{model}'{f' by {judge}' if judge else ''}; it has those of {known}"
-        )
-    return rows
-
-
-def look_at(bench: MTBench, rows: Sequence[Row], calls: Sequence[RatingCall]) -> Judgments:
-    """Rows held against the benchmark, and against what it would ask (`calls`; of answers that are there)."""
-    places = [(question.id, turn) for turn in range(1, TURNS + 1) for question in bench.questions]
-    asked = {(call.question.id, call.turn): call for call in calls}
-    last = {(row["question_id"], row["turn"]): row for row in rows}
-    count = Counter((row["question_id"], row["turn"]) for row in rows)
-    return Judgments(
-        rows=rows,
-        last={place: last[place] for place in places if place in last},
-        twice=[place for place, times in count.items() if times > 1],
-        extra=[place for place in last if place not in set(places)],
-        missing=[place for place in places if place not in last],
-        other_score=[
-            place for place, row in last.items() if fastchat_rating(row["judgment"]) != row["score"]
-        ],
-        other_prompt=[
-            place
-            for place, call in asked.items()
-            if place in last and last[place].get("user_prompt") != call.messages[-1]["content"]
-        ],
-    )
 
 
 def score_mt_bench(
@@ -151,6 +53,8 @@ def score_mt_bench(
     expected = TURNS * len(bench.questions)
     unread = [place for place, row in found.last.items() if row["score"] == UNPARSED]
     rate = (len(found.missing) + len(unread)) / expected
+    if MISSING_LIMIT < rate <= missing_limit:
+        why.append(f"{rate:.1%} of the judgments missing or unread, above {MISSING_LIMIT:.0%}")
     name = "MT-Bench" if not why else "MT-Bench questions, custom"
     scores = [_pooled(name, found.rows, seed, PARSER_NOTE)]
     if rate > missing_limit:
