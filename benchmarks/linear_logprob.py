@@ -3,7 +3,7 @@
     python benchmarks/linear_logprob.py
     python benchmarks/linear_logprob.py --quick
     python benchmarks/linear_logprob.py --tokens 2048 --hidden 1024 --vocab 32768 151936 --rounds 5
-    python benchmarks/linear_logprob.py --device cuda --tokens 8192 --hidden 2560 --forms plain chunked trl liger-ce
+    python benchmarks/linear_logprob.py --device cuda --tokens 8192 --hidden 2560 --forms plain triton trl liger-ce
 
 One forward and backward of the sum of the log-probs, by a trained head (gradients of hidden states and weight) and
 by a frozen one (hidden states alone). Every measurement is a process of its own, after one step to warm up; the
@@ -30,6 +30,8 @@ import publish
 FORMS = {
     "plain": "plain logits",
     "chunked": "holdfast, chunked",
+    "triton": "holdfast, Triton",
+    "objective": "holdfast, sum of losses (as SFT)",
     "trl": "TRL ChunkedLogProb",
     "trl-dpo": "TRL ChunkedLogProb, DPO's outputs",
     "liger-ce": "Liger fused linear CE",
@@ -37,7 +39,8 @@ FORMS = {
     "liger-simpo-eager": "Liger chunked SimPO, not compiled (own loss)",
 }
 OWN_LOSS = {"liger-simpo", "liger-simpo-eager"}
-EXTRA = {"trl-dpo", "liger-ce", "liger-simpo"}  # by --forms alone: slow, or for GPUs
+# by --forms alone: slow, for GPUs, or gradients in the forward, which no evaluation needs
+EXTRA = {"triton", "objective", "trl-dpo", "liger-ce", "liger-simpo"}
 QUICK = {"tokens": 64, "hidden": 64, "vocab": [4096], "rounds": 1}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 ROWS = 8  # of Liger's SimPO: the first half chosen, the second rejected
@@ -56,10 +59,14 @@ def build(case: dict[str, Any], hidden: Any, weight: Any, targets: Any) -> Calla
             return logits.float().log_softmax(-1).gather(1, targets.unsqueeze(1)).sum()
 
         return plain
-    if form == "chunked":
+    if form in ("chunked", "triton"):
         from holdfast import linear_logprob
 
-        return lambda: linear_logprob(hidden, weight, targets, implementation="chunked").sum()
+        return lambda: linear_logprob(hidden, weight, targets, implementation=form).sum()
+    if form == "objective":
+        from holdfast.ops.linear_objective import linear_objective
+
+        return lambda: linear_objective(hidden, weight, targets, lambda logps: logps)[0]
     if form in ("trl", "trl-dpo"):
         from trl.kernels import ChunkedLogProbFunction
 

@@ -12,7 +12,6 @@ it is compared in speed and memory alone.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,22 +129,13 @@ def ours(
     from workload import build_model, limits
 
     name, settings = objective_spec(objective, case["model"]["vocab"])
-    # Always stated, where the field is there: its default may be either.
-    packed: dict[str, Any] = {"padding_free": padding_free} if has_padding_free() else {}
     args = SFTConfig(
         **trainer_settings(case),
         objective={"name": name, **settings},
         **limits(case),
-        **packed,
+        padding_free=padding_free,
     )
     return SFTTrainer(build_model(case), args, train_dataset=demonstrations(rows), processing_class=tokenizer)
-
-
-def has_padding_free() -> bool:
-    """Whether this holdfast packs supervised rows."""
-    from holdfast import SFTConfig
-
-    return any(field.name == "padding_free" for field in fields(SFTConfig))
 
 
 def demonstrations(rows: list[Any]) -> list[dict[str, Any]]:
@@ -189,17 +179,13 @@ def work(trainer: Any, tokens: list[Any], case: dict[str, Any]) -> list[Any]:
 
 
 def missing() -> dict[str, str]:
-    """The forms that this holdfast, or what is installed, does not have."""
+    """The forms of what is not installed, and why."""
     from importlib.util import find_spec
 
-    absent = {}
-    if not find_spec("trl"):
-        why = "TRL is not installed (pip install 'holdfast[bench]')"
-        absent = {name: why for name in FORMS if name.startswith("trl")}
-    if not has_padding_free():
-        why = "SFTConfig has no field padding_free"
-        absent |= {name: why for name in FORMS if name.startswith("ours-packed")}
-    return absent
+    if find_spec("trl"):
+        return {}
+    why = "TRL is not installed (pip install 'holdfast[bench]')"
+    return {name: why for name in FORMS if name.startswith("trl")}
 
 
 OBJECTIVES = {"nll": "NLL", "p": "−p", "threshold": "thresholded NLL"}

@@ -132,6 +132,47 @@ def test_no_mask_is_built_for_causal_parts(monkeypatch: pytest.MonkeyPatch) -> N
     assert calls == [(13, True, None), (4, True, None), (6, False, (6, 15))]
 
 
+def test_every_layer_and_row_shares_one_mask() -> None:
+    """What waits for the backward has no mask a layer or a row: their size is the square of a row's length."""
+    model, seen = build("llama", layers=3).float(), set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 2 and tuple(tensor.shape) in {(60, 100), (61, 90)}:
+            seen.add((tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        token_logprobs(model, batch_of(True, [(29, 1, 62), (40, 1, 61)]))
+    assert [size for _, size in seen] == [61 * 100 * 4]
+
+
+@pytest.mark.parametrize("window", [None, 7])
+def test_long_rejected_parts_are_cut_and_exact(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mask has more queries than a stripe: memory grows with the length, not with its square."""
+    monkeypatch.setattr(module, "STRIPE", 4)
+    monkeypatch.setattr(module, "BAND", 2)
+    masks: list[tuple[int, ...]] = []
+    original = F.scaled_dot_product_attention
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
+        if kwargs["attn_mask"] is not None:
+            masks.append(tuple(kwargs["attn_mask"].shape))
+        return original(query, key, value, **kwargs)
+
+    lengths = [(9, 5, 14), (3, 2, 6), (1, 1, 5)]
+    model = build("llama") if window is None else build("gemma3", sliding_window=window)
+    with Float64Throughout(), monkeypatch.context() as patched:
+        patched.setattr(F, "scaled_dot_product_attention", spy)
+        found = measure(model, batch_of(True, lengths))
+    with Float64Throughout():
+        assert_same(found, measure(model, batch_of(False, lengths)), 1e-10)
+    assert max(queries for queries, _ in masks) == 4
+    if (
+        window is None
+    ):  # 13, 5 and 4 queries in calls of four, each with the keys up to its last query; two layers
+        assert masks == 2 * [(4, 13), (4, 17), (4, 21), (1, 22), (4, 7), (1, 8), (4, 5)]
+
+
 def test_a_long_part_under_a_window_is_cut_into_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call has the keys its queries can see, and the first needs no mask."""
     monkeypatch.setattr(module, "BAND", 2)

@@ -68,6 +68,21 @@ def test_masks_are_built_once() -> None:
     assert rows.block_mask(positions, 3) is rows.block_mask(positions, 3)
 
 
+def test_additive_masks_share_the_largest_memory() -> None:
+    rows = FlatRows([(2, 0, 2)], "sdpa")
+    by_hand = rows.additive_mask(2, 4, None, torch.float64)
+    assert by_hand.tolist() == [[0, 0, 0, -torch.inf], [0, 0, 0, 0]]
+    asked = [(3, 7), (1, 9), (3, 9), (2, 4), (3, 3), (1, 1)]
+    for window in (None, 1, 3):
+        views = [rows.additive_mask(*size, window, torch.float32) for size in asked]
+        for size, view in zip(asked, views, strict=True):
+            assert torch.equal(view == 0, rows.causal_mask(*size, window, CPU))
+            assert torch.equal(view.isinf(), view != 0)
+        # nothing is built again once the largest is there
+        assert len({view.untyped_storage().data_ptr() for view in views[1:]}) == 1
+        assert views[1].untyped_storage().nbytes() == 3 * 9 * 4
+
+
 def test_varlen_by_hand() -> None:
     # tokens: a0 a1 a2 c0 | b0 | r0 r1, where a and b are prompts, and r sees a and itself
     calls = FlatRows([(3, 1, 2), (1, 0, 0)], "flash_attention_2").varlen(CPU)

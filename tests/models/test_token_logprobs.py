@@ -22,6 +22,7 @@ from holdfast.models.token_logprobs import (
     head_form,
     install_logprob_forward,
     token_logprobs,
+    token_losses,
 )
 from tests.models.conftest import (
     CASES,
@@ -264,3 +265,35 @@ def test_the_form_of_the_head_is_said_in_words(frozen: bool, monkeypatch: pytest
     assert head_form(model, cpu, torch.bfloat16, sums_losses=False) == "Triton kernel"
     head_form(model, cpu, None, sums_losses=False)
     assert asked == [(cpu, torch.bfloat16), (cpu, torch.float32)]
+    install_logprob_forward(model, "reference")
+    assert head_form(model, cpu, None, sums_losses=True) == "torch, whole logits"
+
+
+@pytest.mark.parametrize("implementation", ["auto", "chunked", "reference"])
+def test_the_head_is_computed_as_asked_for(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the choice outlives whatever prepares the model once more without one."""
+    model, batch = (
+        build("llama"),
+        SFTCollator(0)([{"input_ids": [1, 2], "completion_mask": [0, 1], "row_index": 0}]),
+    )
+    install_logprob_forward(model, implementation)
+    install_logprob_forward(model)
+    seen: list[Any] = []
+
+    def spy(name: str) -> None:
+        original = getattr(module, name)
+
+        def called(*inputs: Any, **options: Any) -> Any:
+            seen.append((name, options.get("implementation")))
+            return original(*inputs, **options)
+
+        monkeypatch.setattr(module, name, called)
+
+    spy("linear_logprob")
+    spy("linear_objective")
+    pair_form = token_logprobs(model, batch)
+    total, logps = token_losses(model, batch, torch.neg)
+    torch.testing.assert_close(logps, pair_form)
+    torch.testing.assert_close(total, -pair_form.sum())
+    summed = ("linear_objective", None) if implementation == "auto" else ("linear_logprob", implementation)
+    assert seen == [("linear_logprob", implementation), summed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast.objectives.registry import get_objective
 from holdfast.ops.linear_objective import linear_objective
 from holdfast.ops.reference import linear_logprob_reference
 
+linear_objective_module = importlib.import_module("holdfast.ops.linear_objective")
 NAMES = ("hidden", "weight", "bias")
 
 
@@ -140,6 +143,36 @@ def test_half_precision_is_no_worse_than_plain_torch() -> None:
         assert ours[name].dtype == torch.bfloat16
         error = (ours[name].double() - expected[name]).norm()
         assert error <= 1.1 * (plain[name].double() - expected[name]).norm()
+
+
+class HalfTensors(TorchDispatchMode):
+    """Elements of each new bfloat16 storage."""
+
+    def __init__(self, *known: Tensor) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr(): tensor for tensor in known}
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype == torch.bfloat16:
+            address = result.untyped_storage().data_ptr()
+            if address not in self.known:
+                self.known[address] = result  # kept, so that no other one gets its address
+                self.sizes.append(result.untyped_storage().nbytes() // 2)
+        return result
+
+
+def test_half_precision_has_one_product_of_a_chunk_and_none_of_the_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The gradients by the logits take the place of the product, and the head's is added part by part."""
+    monkeypatch.setattr(linear_objective_module, "ADDED", 1 << 10)
+    inputs = problem(32, 16, 1 << 10, torch.bfloat16)
+    with HalfTensors(*(inputs[name] for name in NAMES)) as made:
+        linear_objective(**inputs, losses=LOSSES["nll"], chunk=32)
+    assert sorted(made.sizes)[-1] == 32 << 10
+    assert sorted(made.sizes)[-2] == 1 << 10  # a sixteenth of the head's
 
 
 def test_a_second_backward_is_an_error() -> None:

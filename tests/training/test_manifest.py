@@ -201,9 +201,8 @@ def test_every_byte_of_the_manifest_counts(folder: Path) -> None:
 
 PARTS = st.sampled_from(["a", "b", "é", "a b", "'", "\\", "c.json"])
 NAMES = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
-CONTENTS = st.binary(max_size=20).filter(
-    lambda content: content[:1] not in (b"P", b"\x80")
-)  # none is a pickle
+# None is a pickle.
+CONTENTS = st.binary(max_size=20).filter(lambda content: content[:1] not in (b"P", b"\x80"))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,18 +1,16 @@
-"""Sums on the device, means at the log, and the file they go to."""
+"""Sums on the device, and means at the log."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from holdfast.training.metrics import MetricSums, means
-from holdfast.training.metrics_file import MetricsFile
+from holdfast.training.state_files import load_state, save_state
 
 
 class OneProcess:
@@ -39,12 +37,17 @@ def test_many_small_values_lose_nothing() -> None:
     assert means(sums.flush(OneProcess()))["x"] == pytest.approx(0.1, rel=1e-6)
 
 
-def test_metrics_file_is_json_whatever_is_logged(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "metrics.jsonl"
-    callback = MetricsFile(path, "align")
-    state: Any = SimpleNamespace(is_world_process_zero=True, global_step=3)
-    callback.on_log(None, state, None, logs={"loss": float("nan"), "norm": torch.tensor(2.0), "epoch": 1})  # type: ignore[arg-type]
-    callback.on_log(None, state, None, logs={"loss": 0.5})  # type: ignore[arg-type]
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines[0] == {"stage": "align", "step": 3, "loss": None, "norm": 2.0, "epoch": 1}
-    assert lines[1]["loss"] == 0.5
+def test_sums_go_on_where_they_stood(tmp_path: Path) -> None:
+    sums = MetricSums()
+    sums.add({"loss": (torch.tensor(0.1), torch.tensor(3)), "pairs": (torch.tensor(2.0), 7)})
+    save_state({"sums": sums.state_dict()}, tmp_path / "sums")
+    saved = load_state(tmp_path / "sums")["sums"]
+    accelerator = OneProcess()
+    again = MetricSums.of([saved], torch.device("cpu"))
+    both = MetricSums.of([saved, saved], torch.device("cpu"))
+    assert MetricSums.of([], torch.device("cpu")).flush(accelerator) == {}
+    expected = sums.flush(accelerator)
+    assert (
+        again.flush(accelerator) == expected == {"loss": (float(np.float32(0.1)), 3.0), "pairs": (2.0, 7.0)}
+    )
+    assert both.flush(accelerator) == {name: (2 * a, 2 * b) for name, (a, b) in expected.items()}

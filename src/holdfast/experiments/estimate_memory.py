@@ -14,7 +14,7 @@ from torch import nn
 from transformers.training_args import OptimizerNames
 
 from holdfast.experiments.estimate_shape import DecoderShape, LayerShape
-from holdfast.ops.linear_objective import CHUNK, FEWEST
+from holdfast.ops.linear_objective import ADDED, CHUNK, FEWEST
 from holdfast.training.config import LeanConfig
 
 FLOAT32 = 4  # bytes; trained weights, their gradients and AdamW's moments are kept in it
@@ -189,12 +189,9 @@ def _head(shape: DecoderShape, scored: int, product: int, trained: bool, sums_lo
     if not (trained and sums_losses):
         return states + gradient  # the kernel's logits stay on the chip
     chunk = min(scored, max(FEWEST, CHUNK // shape.vocab))
-    narrow = (
-        0 if product == FLOAT32 else 2 * product
-    )  # the product as it comes, and what goes into the next one
-    return (
-        states + gradient + chunk * shape.vocab * (FLOAT32 + narrow) + shape.head * (product if narrow else 0)
-    )
+    narrow = 0 if product == FLOAT32 else product  # the product, and in its place what goes into the next one
+    added = min(shape.head, ADDED) * narrow
+    return states + gradient + chunk * shape.vocab * (FLOAT32 + narrow) + added
 
 
 def _inner(model: Any, name: str) -> Any:

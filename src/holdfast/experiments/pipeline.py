@@ -20,12 +20,7 @@ from holdfast.experiments.arguments import StageArguments, effective_settings, s
 from holdfast.experiments.config import RunConfig
 from holdfast.experiments.disk import require_room
 from holdfast.experiments.held_out import load_scores, save_scores
-from holdfast.experiments.record import (
-    environment,
-    hub_commit,
-    without_keys,
-    write_record,
-)
+from holdfast.experiments.record import environment, hub_commit, without_keys, write_record
 from holdfast.experiments.resume import require_same, require_saved, saved_digest
 from holdfast.experiments.rows import RunRows, prepare_stages, read_run_rows, require_held_out
 from holdfast.experiments.run_folder import METRICS, QUARANTINE, RECORD, SCORES, RunFolder

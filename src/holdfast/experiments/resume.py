@@ -36,7 +36,7 @@ STAGES_MAY_CHANGE = frozenset(
     "per_device_train_batch_size gradient_accumulation_steps auto_find_batch_size "  # their product is compared
     "gradient_checkpointing gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs "
     "torch_compile torch_compile_backend torch_compile_mode torch_empty_cache_steps tf32 "
-    "use_liger_kernel liger_kernel_config padding_free shared_prefix reference_batch_size use_cpu "
+    "use_liger_kernel liger_kernel_config padding_free shared_prefix head_implementation reference_batch_size use_cpu "
     "eval_accumulation_steps dataset_num_proc "
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
     "dataloader_multiprocessing_context "

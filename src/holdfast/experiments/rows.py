@@ -93,9 +93,8 @@ def read_run_rows(
         require_embedded(tokenizer, vocabulary)
     else:
         texts = take(checker(kind, seed=config.seed))
-        texts.require(
-            "lenient"
-        )  # the tokenizer needs good rows; the bad ones are reported with the others below
+        # The tokenizer needs good rows alone; the bad ones are reported with the others below.
+        texts.require("lenient")
         sides = shared_out(config, texts)
         training = [record for name in ("sft", "align") for record in sides.get(name, [])]
         scratch = config.model.from_scratch
@@ -140,9 +139,8 @@ def prepare_stages(
         for name, side in ((stage, sides.get(stage)), (f"{stage}, held out", sides.get("held_out"))):
             if args is None or not side:
                 continue
-            if (
-                stage == "sft" and align_args is not None
-            ):  # the pairs' chosen sides, tokenized as demonstrations
+            # Of pairs, the chosen sides are tokenized as demonstrations.
+            if stage == "sft" and align_args is not None:
                 stages[name] = prepare_sft(side, rows.tokenizer, args, quarantine=quarantine)
             else:
                 stages[name] = prepared(rows.intake, side)

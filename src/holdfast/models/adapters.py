@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from holdfast.errors import ModelError
-from holdfast.models.token_logprobs import HALF, causal_lm_of
+from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.models.widened import HALF
 
 # Attention and MLP projections, as separate matrices and as the fused ones of some families.
 PROJECTIONS = frozenset(

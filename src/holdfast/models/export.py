@@ -19,7 +19,8 @@ from holdfast.errors import ModelError
 from holdfast.files import errno_of
 from holdfast.models.adapters import divergence, is_tied, merge_adapter, probe_logprobs
 from holdfast.models.quantized import dequantized, is_quantized
-from holdfast.models.token_logprobs import HALF, causal_lm_of
+from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.models.widened import HALF
 
 # Nats a token: products in half precision, or of int8's rounded inputs, against plain ones.
 QUANTIZED_DRIFT = 0.05

@@ -5,7 +5,8 @@ as if it were one text, and a dense mask that says so costs tokens x tokens and 
 kernels. So the decoder is given the rows' lengths as a keyword, which transformers hands down to every attention
 layer, and while it runs with that keyword its attention is ours:
 
-- `sdpa`: one causal call for each `[prompt | chosen]`, one for each rejected part against `[prompt | rejected]`;
+- `sdpa`: one causal call for each `[prompt | chosen]`, one for each rejected part against `[prompt | rejected]` (more
+  where one is long or under a window), all of whose masks are views of one;
 - FlashAttention: one variable-length call for all of them;
 - `flex_attention`: transformers' own function, given a block mask.
 
@@ -48,6 +49,8 @@ OWN_RULES = (
 DROPOUTS = ("attention_dropout", "attn_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 # Under a sliding window a long part is cut into calls of at least this many queries, so that its cost is linear.
 BAND = 256
+# No call with a mask has more queries than this, so that a mask is no square of a part's length or of its window.
+STRIPE = 1024
 # Keywords that layers hand to attention and that change nothing in it.
 IDLE = frozenset({"position_ids", "cache_position", "return_dict"})
 
@@ -215,6 +218,10 @@ def _sdpa(
             torch.cat([prompt_keys[:, :, first : branch.prompt], own[1]], dim=2),
             torch.cat([prompt_values[:, :, first : branch.prompt], own[2]], dim=2),
         )
+    if rows.branches and window is None and device == "cpu":  # one mask for all, as large as the largest
+        rejected = [parts[branch.part] for branch in rows.branches]
+        queries_at_most, keys_at_most = (max(part[n].shape[2] for part in rejected) for n in (0, 1))
+        rows.additive_mask(min(queries_at_most, STRIPE), keys_at_most, None, query.dtype)
     return torch.cat([_attend(rows, *part, scale, window).transpose(1, 2) for part in parts], dim=1)
 
 
@@ -224,18 +231,23 @@ def _attend(
     """Bottom-right causal attention of one part, without a mask wherever a kernel can do without."""
     queries, keys, device = query.shape[2], key.shape[2], query.device
     banded = window is not None and keys > window
-    if window is not None and banded and queries > (step := max(window, BAND)):
+    causal = not banded and queries == keys
+    masked = banded or (not causal and device.type != "cuda")
+    step = min(max(window, BAND), STRIPE) if window is not None and banded else STRIPE
+    if masked and queries > step:
         outputs = []
         for first in range(0, queries, step):
             # the keys up to the last query of the call, from the first one that its first query sees
             end = min(first + step, queries) + keys - queries
-            seen = slice(max(0, first + keys - queries - window + 1), end)
+            back = end if window is None else window - 1
+            seen = slice(max(0, first + keys - queries - back), end)
             call = query[:, :, first : first + step], key[:, :, seen], value[:, :, seen]
             outputs.append(_attend(rows, *call, scale, window))
         return torch.cat(outputs, dim=2)
-    causal = not banded and queries == keys
     mask: Tensor | None = None
-    if banded or (not causal and device.type != "cuda"):
+    if masked and device.type == "cpu":
+        mask = rows.additive_mask(queries, keys, window if banded else None, query.dtype)
+    elif masked:
         mask = rows.causal_mask(queries, keys, window if banded else None, device)
     elif not causal:
         mask = causal_lower_right(queries, keys)

@@ -67,12 +67,25 @@ class FlatRows:
 
     def causal_mask(self, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
         """(queries, keys) bool: bottom-right causal, and less than `window` positions back."""
+        return self._once(
+            ("mask", queries, keys, window, device), lambda: _bottom_right(queries, keys, window, device)
+        )
 
-        def build() -> Tensor:
-            mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-            return mask if window is None else mask.triu(keys - queries - window + 1)
+    def additive_mask(self, queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """`causal_mask` on the CPU as 0 and -inf, (queries, keys): a view of the largest that was asked for.
 
-        return self._once(("mask", queries, keys, window, device), build)
+        torch makes that of a bool mask in every call, and every layer keeps its own for the backward. Whatever its
+        size, the rule is the same seen from the last query and the last key, so that all calls can share one.
+        """
+        key = "additive", window, dtype
+        whole: Tensor | None = self._built.get(key)
+        if whole is None or queries > whole.shape[0] or keys > whole.shape[1]:
+            so_far = (0, 0) if whole is None else whole.shape
+            most = max(queries, so_far[0]), max(keys, so_far[1])
+            allowed = _bottom_right(*most, window, torch.device("cpu"))
+            whole = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, -torch.inf)
+            self._built[key] = whole
+        return whole[whole.shape[0] - queries :, whole.shape[1] - keys :]
 
     def varlen(self, device: torch.device) -> Varlen:
         """What a variable-length kernel with bottom-right causality needs."""
@@ -135,3 +148,9 @@ class FlatRows:
             row.repeat_interleave(sizes, output_size=total),
             segment.repeat_interleave(sizes, output_size=total),
         )
+
+
+def _bottom_right(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """(queries, keys) bool: the last query stands at the last key."""
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return mask if window is None else mask.triu(keys - queries - window + 1)

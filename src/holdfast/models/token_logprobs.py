@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -35,13 +34,12 @@ from holdfast.models.flat_attention import (
     own_rule,
 )
 from holdfast.models.lean_layers import install_lean_layers
-from holdfast.models.quantized import exact_products
+from holdfast.models.widened import HALF, in_float32
 from holdfast.ops.linear_logprob import WHOLE_LOGITS, implementation_for, linear_logprob
 from holdfast.ops.linear_objective import linear_objective
 
 R = TypeVar("R")
 
-HALF = (torch.float16, torch.bfloat16)
 MODEL_KEYS = ("input_ids", "position_ids", "segment_ids", "row_lengths", "score_index", "target_ids")
 
 
@@ -65,8 +63,11 @@ def token_losses(model: nn.Module, batch: Batch, losses: Callable[[Tensor], Tens
     return result
 
 
-def install_logprob_forward(model: nn.Module) -> None:
+def install_logprob_forward(model: nn.Module, implementation: str | None = None) -> None:
     """Teach the causal LM inside `model` to return token log-probs (see the module's text). Idempotent.
+
+    Args:
+        implementation: `linear_logprob`'s, for every token of this model; None: as before, and "auto" at first.
 
     Raises:
         ModelError: if the LM head carries an adapter: its delta would be trained but not be seen here, and on
@@ -83,6 +84,7 @@ def install_logprob_forward(model: nn.Module) -> None:
             "the LM head is a LoRA target: on a tied head the merged model has wrong logits. Take it out of "
             "`target_modules` and train the whole head instead (`modules_to_save=['lm_head']`, `train_head: true`)"
         )
+    causal_lm._holdfast_head = implementation or causal_lm.__dict__.get("_holdfast_head", "auto")
     if "_holdfast_forward" in causal_lm.__dict__:
         return
 
@@ -145,15 +147,16 @@ def _logprob_forward(
     config = causal_lm.config.get_text_config()
     scored = hidden.flatten(0, 1)[score_index]
     softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
-    logit_scale = _logit_scale(config)
+    logit_scale, implementation = _logit_scale(config), causal_lm._holdfast_head
 
     def score(scored: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         weight = head.weight
         options: dict[str, Any] = {"bias": getattr(head, "bias", None)}
         options |= {"softcap": softcap, "logit_scale": logit_scale}
-        if losses is not None and torch.is_grad_enabled() and weight.requires_grad:
+        fused = implementation == "auto" and weight.requires_grad and torch.is_grad_enabled()
+        if fused and losses is not None:
             return linear_objective(scored, weight, target_ids, losses, **options)
-        logps = linear_logprob(scored, weight, target_ids, **options)
+        logps = linear_logprob(scored, weight, target_ids, implementation=implementation, **options)
         logps = logps.clone()  # it may be a view, which FSDP warns of
         return logps if losses is None else (losses(logps).sum(), logps)
 
@@ -175,21 +178,23 @@ def _within(module: nn.Module, compute: Callable[[Tensor], R], value: Tensor) ->
 
 
 def head_form(model: nn.Module, device: torch.device, dtype: torch.dtype | None, *, sums_losses: bool) -> str:
-    """How log-probs come from hidden states, in words for people: what `auto` picks for a micro-batch of some size.
+    """How log-probs come from hidden states, in words: as chosen, or what "auto" picks for a micro-batch of some size.
 
     Args:
         dtype: of matrix products under autocast; None: the weight's own.
         sums_losses: whether `token_losses` is called, and not `token_logprobs`.
     """
-    weight = causal_lm_of(model).get_output_embeddings().weight
-    if sums_losses and weight.requires_grad:
+    causal_lm = causal_lm_of(model)
+    weight, name = causal_lm.get_output_embeddings().weight, getattr(causal_lm, "_holdfast_head", "auto")
+    if name == "auto" and sums_losses and weight.requires_grad:
         return "torch, a chunk of tokens at a time, its gradient in the forward"
-    many = WHOLE_LOGITS + 1
+    if name == "auto":
+        name = implementation_for(device, dtype or weight.dtype, WHOLE_LOGITS + 1)
     return {
         "triton": "Triton kernel",
         "chunked": "torch, a block of the vocabulary at a time",
         "reference": "torch, whole logits",
-    }[implementation_for(device, dtype or weight.dtype, many)]
+    }[name]
 
 
 def _logit_scale(config: Any) -> float:
@@ -245,7 +250,7 @@ def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardChe
     """Compare the log-prob forward with the model's own logits, and the lean forms of rows with plain ones.
 
     Runs a handful of random tokens through the model, without dropout, and in float32 (half-precision weights are
-    widened for the moment, which loses nothing): in half precision a wrong mask could hide in rounding. Costs four
+    widened a layer at a time, which loses nothing): in half precision a wrong mask could hide in rounding. Costs four
     tiny forwards, and settles by measurement what no list of architectures can. FlashAttention knows half precision
     alone: there sdpa stands in for it, and then the kernel has to come as close with flattened rows as with plain ones.
 
@@ -268,7 +273,7 @@ def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardChe
     was_training = model.training
     model.eval()
     try:
-        with _in_float32(model), _exact_attention(causal_lm):
+        with in_float32(model, causal_lm.get_decoder()), _exact_attention(causal_lm):
             ours = token_logprobs(model, plain)
             logits = model(input_ids=plain["input_ids"], use_cache=False).logits
             theirs = logits.flatten(0, 1)[plain["score_index"]].double().log_softmax(-1)
@@ -335,22 +340,6 @@ def _probe_pairs(vocabulary: int) -> list[dict[str, Any]]:
         }
         for number, triple in enumerate(lengths)
     ]
-
-
-@contextmanager
-def _in_float32(model: nn.Module) -> Iterator[None]:
-    """Half-precision and quantized weights multiply in float32, without autocast; all as it was afterwards."""
-    half = [t for t in chain(model.parameters(), model.buffers()) if t.dtype in HALF]
-    narrow = [(tensor, tensor.dtype) for tensor in half]
-    device = next(model.parameters()).device.type
-    try:
-        for tensor in half:
-            tensor.data = tensor.data.float()
-        with torch.autocast(device, enabled=False), exact_products(model):
-            yield
-    finally:
-        for tensor, dtype in narrow:
-            tensor.data = tensor.data.to(dtype)
 
 
 @contextmanager

@@ -83,15 +83,24 @@ def linear_logprob(
     require_fit(hidden, weight, targets, bias, softcap)
     if implementation == "auto":
         implementation = implementation_for(hidden.device, hidden.dtype, len(hidden) * len(weight))
-    if implementation not in _IMPLEMENTATIONS:
-        known = did_you_mean(implementation, ["auto", *_IMPLEMENTATIONS])
-        raise ValueError(f"unknown implementation {implementation!r}{known}")
+    require_implementation(implementation)
     options: dict[str, Any] = {"softcap": softcap, "logit_scale": logit_scale}
     if implementation == "chunked":  # casts by itself, so that its gradients are not rounded
         dtype = hidden.dtype
         hidden, weight, bias = given
         options["dtype"] = dtype
     return _IMPLEMENTATIONS[implementation](hidden, weight, targets, bias=bias, **options)
+
+
+def require_implementation(name: str) -> None:
+    """See that `linear_logprob` knows an implementation.
+
+    Raises:
+        ValueError: it does not; names the nearest.
+    """
+    known = ["auto", *_IMPLEMENTATIONS]
+    if name not in known:
+        raise ValueError(f"unknown implementation {name!r}{did_you_mean(name, known)}")
 
 
 def implementation_for(

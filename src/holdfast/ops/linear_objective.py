@@ -19,6 +19,8 @@ from holdfast.ops.linear_logprob import as_product_sees, require_fit
 # Logits of a chunk. Each chunk reads and writes the whole gradient of the weight, so few tokens cost traffic.
 CHUNK = 1 << 24
 FEWEST = 256
+# Entries of the weight's gradient that half precision adds at once: the product is rounded before it is added.
+ADDED = 1 << 22
 
 
 def linear_objective(
@@ -154,12 +156,14 @@ def _chunk(
         by_logits = by_logits.mul_(logit_scale)
     if to_bias is not None:
         to_bias += by_logits.sum(0)
-    narrow = by_logits.to(hidden.dtype)
+    half = hidden.dtype != logps.dtype
+    narrow = product.copy_(by_logits) if half else by_logits  # the product's memory is free again
     if to_hidden is not None:
         to_hidden.copy_(torch.mm(narrow, weight))
-    if to_weight is not None:
-        if hidden.dtype == to_weight.dtype:
-            to_weight.addmm_(narrow.t(), hidden)
-        else:
-            to_weight += torch.mm(narrow.t(), hidden)
+    if to_weight is not None and half:
+        step = max(1, ADDED // weight.shape[1])
+        for entries in (slice(start, start + step) for start in range(0, len(weight), step)):
+            to_weight[entries] += torch.mm(narrow[:, entries].t(), hidden)
+    elif to_weight is not None:
+        to_weight.addmm_(narrow.t(), hidden)
     return loss.detach()

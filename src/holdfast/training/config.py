@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,6 +21,7 @@ from holdfast.objectives.base import Kind
 from holdfast.objectives.pairs import PairObjective
 from holdfast.objectives.registry import objective_spec, resolve_objective
 from holdfast.objectives.token import TokenObjective
+from holdfast.ops.linear_logprob import require_implementation
 from holdfast.ranks import on_cpu
 from holdfast.training.percentiles import Percentiles
 from holdfast.training.spikes import LONGEST_WINDOW, WARM_UP
@@ -51,6 +53,7 @@ class LeanConfig(TrainingArguments):
         chat_template: a `.jinja` file, or a tokenizer whose template to take.
         chat_template_kwargs: inputs of the chat template for every row (`{enable_thinking: false}`); a row's own go
             before them.
+        head_implementation: how log-probs come from hidden states: one of `linear_logprob`'s implementations.
         padding_free: compute each micro-batch as one row without padding, where the model can (the loss is the same).
         append_eos: add the tokenizer's end token where the chat template ends a turn without one.
         trust_remote_code: run the Python files that a named model brings; `model_revision` must then be one commit in
@@ -79,6 +82,7 @@ class LeanConfig(TrainingArguments):
     quantization: str | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    head_implementation: Literal["auto", "reference", "chunked", "triton"] = "auto"
     padding_free: bool = True
     append_eos: bool = False
     trust_remote_code: bool = False
@@ -132,6 +136,7 @@ class LeanConfig(TrainingArguments):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         self._check_checkpointing()
+        self._check_head()
         if self.quantization is not None:
             require_quantization(self.quantization)
         optimizer = OptimizerNames(self.optim).value
@@ -167,6 +172,23 @@ class LeanConfig(TrainingArguments):
             raise ConfigError(
                 "activation_checkpointing_kwargs: offload moves activations from an accelerator to the host, and there "
                 "is none; leave it out"
+            )
+
+    def _check_head(self) -> None:
+        """See that the LM head can be computed as asked for, before a model is loaded."""
+        try:
+            require_implementation(self.head_implementation)
+        except ValueError as error:
+            raise ConfigError(f"head_implementation: {error}") from error
+        if self.head_implementation != "triton":
+            return
+        if find_spec("triton") is None:
+            raise ConfigError(
+                "head_implementation: triton needs the package triton: pip install triton, or leave it out"
+            )
+        if self.use_cpu or not torch.cuda.is_available():
+            raise ConfigError(
+                "head_implementation: triton needs a CUDA GPU, and none is in use: take `chunked`, or leave it out"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -76,10 +76,8 @@ class EpochTrainer(Trainer):
         """
         loader = super()._get_dataloader(*args, **kwargs)
         if self.args.dataloader_num_workers:
-            for own in (
-                loader,
-                getattr(loader, "base_dataloader", loader),
-            ):  # Accelerate wraps the one that draws
+            wrapped = getattr(loader, "base_dataloader", loader)  # by Accelerate: the one that draws
+            for own in (loader, wrapped):
                 own.generator = torch.Generator()
         return loader
 

@@ -9,12 +9,12 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from holdfast.errors import ConfigError
-from holdfast.training.checkpointing import ResumableTrainer
 from holdfast.training.config import LeanConfig
 from holdfast.training.gradients import clip_gradients, gradient_norm
 from holdfast.training.guards import StepGuard
 from holdfast.training.halving import does_not_fit, out_of_memory_outside
 from holdfast.training.preparation import Prepared
+from holdfast.training.resuming import ResumableTrainer
 
 # They measure and clip the gradients themselves; FSDP does where it is of version 1.
 ENGINES = (DistributedType.DEEPSPEED, DistributedType.XLA, DistributedType.MEGATRON_LM)

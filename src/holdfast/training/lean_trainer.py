@@ -31,7 +31,13 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from holdfast.data.collate import Batch
 from holdfast.errors import ConfigError
-from holdfast.models.token_logprobs import check_logprob_forward, head_form, install_logprob_forward
+from holdfast.models.token_logprobs import (
+    causal_lm_of,
+    check_logprob_forward,
+    head_form,
+    install_logprob_forward,
+)
+from holdfast.training.backends import SayBackends
 from holdfast.training.config import LeanConfig
 from holdfast.training.distributed import DistributedTrainer
 from holdfast.training.guarded_trainer import GuardedTrainer
@@ -77,6 +83,7 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
     padding_free: bool  # as far as the model takes it
     model_name: str | None  # as it was given, if it was given by name
     head: str  # how log-probs come from hidden states, in words
+    backends: dict[str, str]  # that, and what else was chosen
     config_class: ClassVar[type[LeanConfig]]
     default_output_dir: ClassVar[str]
 
@@ -112,7 +119,7 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
         self.model_name = str(model) if isinstance(model, str | Path) else None
         set_seed(args.seed)  # an adapter draws its start: the same in every run, and in every process
         model = prepare_model(model, args, peft_config, list(self.prepared.values()), tokenizer)
-        install_logprob_forward(model)
+        install_logprob_forward(model, args.head_implementation)
         if args.n_gpu > 1:
             # DataParallel would cut our flat tensors along their first dimension.
             args._n_gpu = 1
@@ -151,6 +158,9 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
         self.head = head_form(self.model, args.device, half, sums_losses=self.objective.kind == "token")
         if self.is_world_process_zero():
             logger.info("LM head: %s", self.head)
+        attention = causal_lm_of(self.model).get_decoder().config._attn_implementation
+        self.backends = {"LM head": self.head, "attention": attention}
+        self.add_callback(SayBackends(self.backends))
         self._ready()
 
     def _ready(self) -> None:

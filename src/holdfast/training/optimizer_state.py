@@ -24,10 +24,8 @@ from holdfast.errors import CheckpointError, ConfigError
 from holdfast.ranks import once
 from holdfast.training.processes import spread, whole
 
-WRAPPERS = (
-    "_orig_mod.",
-    "_checkpoint_wrapped_module.",
-)  # what compiling and activation checkpointing put into names
+# What compiling and activation checkpointing put into names.
+WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[str]]:

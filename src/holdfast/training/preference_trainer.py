@@ -64,16 +64,14 @@ class PreferenceTrainer(LeanTrainer):
 
     def _report_rows(self) -> None:
         """Say once which form of rows is used, and why where it is not the one asked for."""
+        prefix = "shared prefix" if self.shared_prefix else "plain"
+        self.backends["rows"] = f"{prefix}, {'without padding' if self.padding_free else 'padded'}"
         if not self.is_world_process_zero():
             return
         if self.args.shared_prefix and not self.shared_prefix:
             refusal = self.forward_check.shared_prefix_refusal
             logger.warning("shared-prefix rows are off, plain rows are used: %s", refusal)
-        logger.info(
-            "rows: %s, %s",
-            "shared prefix" if self.shared_prefix else "plain",
-            "without padding" if self.padding_free else "padded",
-        )
+        logger.info("rows: %s", self.backends["rows"])
 
     def prepare(self, rows: Any, tokenizer: PreTrainedTokenizerBase, args: Any) -> Prepared:
         """Preference rows -> token lists of prompt, chosen and rejected."""

@@ -34,7 +34,8 @@ from holdfast.models.loading import (
     with_padding,
 )
 from holdfast.models.quantized import is_quantized, keep_trainable, quantization_options
-from holdfast.models.token_logprobs import HALF, causal_lm_of
+from holdfast.models.token_logprobs import causal_lm_of
+from holdfast.models.widened import HALF
 from holdfast.training.config import LeanConfig, PreferenceConfig, SFTConfig
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 
 from holdfast.data.collate import Batch
+from holdfast.data.sampling import some_rows
 from holdfast.models.token_logprobs import token_logprobs
 from holdfast.training.lean_trainer import LeanTrainer
 from holdfast.training.percentiles import Percentiles
@@ -84,10 +85,8 @@ def measure_percentiles(trainer: LeanTrainer, dataset: Any) -> Percentiles:
 
     Of more than `MEASURED_ROWS` rows, a sample drawn by the run's seed. Every process takes part; all get the whole.
     """
-    if len(dataset) > MEASURED_ROWS:
-        chosen = np.random.default_rng(trainer.args.seed).permutation(len(dataset))[:MEASURED_ROWS]
-        dataset = dataset.select(sorted(chosen.tolist()))
-    logps = score_targets(trainer, dataset, "percentiles of the base model")
+    measured = some_rows(dataset, MEASURED_ROWS, trainer.args.seed)
+    logps = score_targets(trainer, measured, "percentiles of the base model")
     return Percentiles.of(torch.exp(logps.clamp(max=0)).numpy())
 
 

@@ -56,8 +56,9 @@ class SFTTrainer(LeanTrainer):
 
     def _ready(self) -> None:
         self.data_collator = SFTCollator(self.processing_class.pad_token_id, self.padding_free)
+        self.backends["rows"] = f"plain, {'without padding' if self.padding_free else 'padded'}"
         if self.is_world_process_zero():
-            logger.info("rows: plain, %s", "without padding" if self.padding_free else "padded")
+            logger.info("rows: %s", self.backends["rows"])
         half_life = self.objective.half_life
         self._tracker: CapabilityTracker | None = None
         if half_life is not None and self.train_dataset is not None:

@@ -124,10 +124,8 @@ class SpikeDetector:
 
     def observe(self, loss: float, grad_norm: float) -> list[Spike]:
         """The spikes of a step: none, one or two. What is not finite, and a norm of zero, is passed over."""
-        given = {
-            "loss": loss,
-            "grad_norm": grad_norm or math.nan,
-        }  # no gradient says nothing of gradients' size
+        # A norm of zero is no gradient at all, and says nothing of gradients' size.
+        given = {"loss": loss, "grad_norm": grad_norm or math.nan}
         found = [self.series[name].observe(value) for name, value in given.items() if math.isfinite(value)]
         return [spike for spike in found if spike is not None]
 
