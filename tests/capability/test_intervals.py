@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from holdfast.capability import intervals
-from holdfast.capability.intervals import Estimate, row_bootstrap
+from holdfast.capability.intervals import RESAMPLES, Estimate, prompt_numbers, row_bootstrap
+from holdfast.evaluation.statistics import bootstrap_mean
 
 
 def test_the_value_is_the_ratio_of_the_sums() -> None:
@@ -48,6 +49,51 @@ def test_tokens_of_one_row_are_no_independent_draws() -> None:
     means = np.random.default_rng(0).random(30)
     one, hundred = row_bootstrap([means, 100 * means], [np.ones(30), np.full(30, 100.0)], seed=0)
     assert (one.low, one.high) == pytest.approx((hundred.low, hundred.high), abs=1e-12)
+
+
+def test_prompts_are_numbered_as_they_appear() -> None:
+    assert prompt_numbers(["b", "a", "b", "c"]).tolist() == [0, 1, 0, 2]
+
+
+def test_rows_of_one_prompt_are_drawn_together() -> None:
+    """By hand, of two prompts: 1 + 3 of 2 + 2, and 0 of 4. Draws are the first twice, the second twice, or both."""
+    top, bottom = [[1.0, 0.0, 3.0]], [[2.0, 4.0, 2.0]]
+    (found,) = row_bootstrap(top, bottom, seed=0, prompt_of=prompt_numbers("aba"))
+    assert found == Estimate(0.5, 0.0, 1.0)
+    assert row_bootstrap(top, bottom, seed=0, prompt_of=prompt_numbers("aaa")) == [Estimate(0.5)]
+
+
+def test_copies_of_rows_tell_nothing_new() -> None:
+    generator = np.random.default_rng(5)
+    top, bottom = generator.random((2, 30)), generator.integers(1, 9, (2, 30)).astype(float)
+    names = list(range(30))
+    once = row_bootstrap(top, bottom, seed=1)
+    assert once == row_bootstrap(top, bottom, seed=1, prompt_of=prompt_numbers(names))
+    often = row_bootstrap(np.tile(top, 4), np.tile(bottom, 4), seed=1, prompt_of=prompt_numbers(names * 4))
+    for own, other in zip(once, often, strict=True):
+        assert (other.value, other.low, other.high) == pytest.approx(
+            (own.value, own.low, own.high), abs=1e-12
+        )
+    apart = row_bootstrap(np.tile(top, 4), np.tile(bottom, 4), seed=1)
+    assert width(apart[0]) < 0.6 * width(once[0])  # what four copies would make of it, drawn apart: a half
+
+
+def test_intervals_of_a_mean_are_those_of_evaluations() -> None:
+    """One bootstrap for both floors, although the lower one may not know the higher: same draws, same bounds."""
+    values = np.random.default_rng(2).random(40)
+    questions = [number // 3 for number in range(40)]
+    (found,) = row_bootstrap(values, np.ones(40), seed=9, prompt_of=prompt_numbers(questions))
+    other = bootstrap_mean(values, questions, seed=9, resamples=RESAMPLES)
+    assert other.interval is not None
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (other.value, other.interval.low, other.interval.high), abs=1e-12
+    )
+
+
+def width(estimate: Estimate) -> float:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return estimate.high - estimate.low
 
 
 def test_it_covers_the_truth_as_often_as_it_says() -> None:

@@ -140,9 +140,21 @@ def test_fewer_than_ten_prompts_decide_nothing(
 def test_copies_of_rows_change_no_figure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     rows = sft_rows(15, seed=5, wrong_share=0.0)
     once, often = probed(model, tokenizer, rows), probed(model, tokenizer, rows * 4)
-    assert often.capability.value == pytest.approx(once.capability.value, abs=1e-6)
     assert often.probed.prompts == once.probed.prompts
-    assert any("different prompts. Rows of one prompt" in caveat for caveat in often.recommendation.caveats)
+    assert often.every.tokens == 4 * once.every.tokens
+    assert once.informative is not None
+    assert often.informative is not None
+    for one, four in (
+        (once.capability, often.capability),
+        (once.guess, often.guess),
+        (once.whole_answer, often.whole_answer),
+        (once.format_ruled_out, often.format_ruled_out),
+        (once.every.mean_probability, often.every.mean_probability),
+        (once.informative.row_mean_probability, often.informative.row_mean_probability),
+        (once.by_part[0].mean_probability, often.by_part[0].mean_probability),
+    ):
+        assert (four.value, four.low, four.high) == pytest.approx((one.value, one.low, one.high), abs=1e-6)
+    assert once.capability.low is not None
 
 
 def test_a_coin_flip_that_is_only_guessed_is_weak(

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.capability.demonstrations import RowSettings, take_in_demonstrations
 from holdfast.capability.pilot import CANDIDATES, LONGEST_ANSWER, candidates, pilot
-from holdfast.capability.pilot_report import PilotReport
+from holdfast.capability.pilot_report import PilotReport, compare
 from holdfast.data.intake import Intake
 from holdfast.demo.world import sft_rows
 from holdfast.errors import ConfigError, DataError
@@ -88,6 +88,24 @@ def test_rows_that_judge_are_not_trained_on(tokenizer: PreTrainedTokenizerBase) 
     assert found.held_out_rows <= 8
     assert found.train_rows + found.held_out_rows <= len(rows)
     assert found.train_rows > 80
+
+
+def test_copies_among_the_judging_rows_are_drawn_together(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[int]] = []
+
+    def seen(*arguments: Any) -> Any:
+        drawn.append(arguments[-1].tolist())
+        return compare(*arguments)
+
+    monkeypatch.setattr(sys.modules["holdfast.capability.pilot"], "compare", seen)
+    rows = taken(sft_rows(30, 0) * 3, tokenizer)
+    found = pilot(tiny(tokenizer), tokenizer, rows, steps=1, settings=QUICK, objectives=ENDS, samples=1)
+    (prompt_of,) = drawn
+    assert len(prompt_of) == found.held_out_rows
+    assert all(prompt_of.count(number) % 3 == 0 for number in set(prompt_of))
+    assert len(set(prompt_of)) > 1
 
 
 def test_answers_too_long_to_match_are_not_generated(

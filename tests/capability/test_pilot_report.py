@@ -69,6 +69,16 @@ def test_pairing_sees_what_two_intervals_do_not() -> None:
     assert winners["greedy"].settled
 
 
+def test_copies_of_a_held_out_row_settle_nothing() -> None:
+    """Right on one prompt of two, six copies of it: drawn apart they would be a lead."""
+    right = [1.0] * 6 + [0.0]
+    arms = {"nll": scores([0.0] * 7), "p": scores(right)}
+    _, winners = compare(arms, OBJECTIVES, {}, seed=0)
+    assert {winner.criterion: winner.settled for winner in winners}["greedy"]
+    _, winners = compare(arms, OBJECTIVES, {}, seed=0, prompt_of=np.array([0] * 6 + [1]))
+    assert not {winner.criterion: winner.settled for winner in winners}["greedy"]
+
+
 def test_without_a_right_answer_there_is_no_winner_by_answers() -> None:
     _, winners = compared(nll=scores([0.0] * 4, logp=-5.0), p=scores([0.0] * 4, logp=-4.0))
     assert set(winners) == {"likelihood"}

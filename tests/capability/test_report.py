@@ -25,7 +25,6 @@ def report(rows: int = 12) -> CapabilityReport:
     return assemble(
         by_hand(probabilities, targets),
         [f"rows.jsonl:{n + 1}" for n in range(rows)],
-        np.arange(rows),
         ["rows.jsonl"] * rows,
         probed,
         RowSettings().run("model", "rows.jsonl"),
@@ -74,7 +73,6 @@ def test_what_the_model_rules_out_of_the_frame_is_the_formats() -> None:
     found = assemble(
         by_hand(probabilities, [[1, 10 + n] for n in range(12)]),
         [str(n) for n in range(12)],
-        np.arange(12),
         ["rows"] * 12,
         Probed("model", "rows.jsonl", 12, 12, 12, 0, "digest", 0, 1024, "float32", 0),
         RowSettings().run("model", "rows.jsonl"),

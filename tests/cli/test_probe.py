@@ -15,14 +15,12 @@ from transformers import PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from holdfast.capability import CapabilityReport, probe
-from holdfast.capability.demonstrations import RowSettings
 from holdfast.capability.measure import load
 from holdfast.cli.main import app
-from holdfast.cli.probe import pilot_config, piloted_run
 from holdfast.demo.run import start_folder
 from holdfast.demo.world import sft_rows, tiny_tokenizer
 from holdfast.errors import ConfigError, DataError, HoldfastError, Interrupted, ModelError
-from holdfast.experiments.config import AdapterSection, load_config
+from holdfast.experiments.config import load_config
 from holdfast.models.loading import load_tokenizer
 from holdfast.models.tiny import tiny_model
 
@@ -123,23 +121,6 @@ def test_a_pilot_is_part_of_the_report(start: Path, rows: Path) -> None:
     assert (pasted.sft or {})["per_device_train_batch_size"] == 4
 
 
-def test_the_file_to_paste_is_the_run_the_pilot_measured(start: Path, rows: Path) -> None:
-    settings = [
-        *("learning_rate=1e-3", "adapter=null", "per_device_train_batch_size=4", "use_cpu=true"),
-        *(f"model.tokenizer={start}", "model.dtype=float32", "lr_scheduler_type=cosine"),
-    ]
-    config = pilot_config(str(start), "rows.jsonl", settings)
-    run = RowSettings(max_length=128, append_eos=True).run(str(start), "rows.jsonl")
-    rows.with_name("run.yaml").write_text(yaml.safe_dump(piloted_run(run, config, 3)), encoding="utf-8")
-    found = load_config(rows.with_name("run.yaml"))
-    assert found.sft == config.sft
-    assert (found.model, found.adapter) == (config.model.model_copy(update={"append_eos": True}), None)
-    assert (found.data.max_length, found.seed) == (128, 3)
-    default = piloted_run(run, pilot_config(str(start), "rows.jsonl", []), 0)
-    assert default["adapter"] == AdapterSection().model_dump()
-    assert default["model"] == {"name": str(start), "append_eos": True}
-
-
 @pytest.fixture
 def no_pilot(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """Lets the pilot end in an exception."""
@@ -167,6 +148,24 @@ def test_a_pilot_that_fails_leaves_the_probe(
     stopped = failure(start, rows, "--pilot", 2, "-o", "out")
     assert isinstance(stopped, Interrupted)
     assert "the pilot was stopped; what the probe found is in out/probe.json" in str(stopped)
+
+
+def test_a_pilot_trains_on_the_quantized_weights_that_were_asked_for(
+    start: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def seen(*arguments: Any, settings: dict[str, Any], **options: Any) -> None:
+        asked.append(settings)
+        raise ModelError("not today")
+
+    monkeypatch.setattr(importlib.import_module("holdfast.capability.pilot"), "pilot", seen)
+    monkeypatch.setattr("holdfast.models.quantized.find_spec", lambda name: name)  # as if it were installed
+    assert "not today" in str(failure(start, rows, "--pilot", 1, "model.quantization=nf4", "bf16=true"))
+    assert (asked[0]["quantization"], asked[0]["bf16"]) == ("nf4", True)
+    refused = failure(start, rows, "--pilot", 1, "model.quantization=nf4", "adapter=null")
+    assert "needs an adapter" in str(refused)
+    assert len(asked) == 1
 
 
 def test_the_probe_reads_the_model_and_tokenizer_of_the_pilot(
@@ -267,35 +266,3 @@ def test_stopped_by_the_user_it_writes_nothing(
     assert isinstance(found, Interrupted)
     assert found.exit_code == 130
     assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("objective.name=p", "the pilot compares several"),
-        ("objective=p", "the pilot compares several"),
-        ("max_steps=5", "the option --pilot"),
-        ("percentiles=x", "percentiles: is no setting of a pilot; leave it out"),
-        ("num_train_epochs=2", "is no setting of a pilot"),
-        ("model.quantization=nf4", "is no setting of a pilot; leave it out"),
-        ("model.append_eos=true", "the option --append-eos"),
-        ("data.sft_fraction=0.5", "is no setting of a pilot; leave it out"),
-        ("data.limit=5", "the option --rows"),
-        ("output_dir=x", "the option --output-dir"),
-        ("train_on=all", "the option --train-on"),
-        ("data.max_length=5", "the option --max-length"),
-        ("seed=5", "the option --seed"),
-        ("learning_rat=5", "did you mean 'learning_rate'"),
-        ("align.beta=5", "has no align stage"),
-    ],
-)
-def test_a_pilots_settings_are_a_stages(setting: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        pilot_config("owner/name", "rows.jsonl", [setting])
-
-
-def test_a_pilots_settings_reach_the_stage() -> None:
-    config = pilot_config("owner/name", "rows.jsonl", ["learning_rate=1e-3", "adapter.rank=4"])
-    assert config.sft is not None
-    assert config.adapter is not None
-    assert (config.sft["learning_rate"], config.adapter.rank) == (1e-3, 4)

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from holdfast.data.chat import EncodedPair, EncodedSFT, LengthRule, encode_pairs, encode_sft
+from holdfast.data.chat import EncodedSFT, LengthRule, encode_pairs, encode_sft
 from holdfast.data.faults import Problem
-from holdfast.data.records import PreferenceRecord, SFTRecord, preference_record, sft_record, text_record
+from holdfast.data.records import SFTRecord, sft_record, text_record
 from holdfast.data.sources import read_rows
 from holdfast.data.validation import InvalidRows, check_rows, enforce
 from holdfast.errors import ConfigError, DataError
-
-MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
-
-ANY_LENGTH = LengthRule(None)
-BOS = {"bos": "<s>", "adds_bos": True}
-
-
-def message(role: str, content: str) -> dict[str, Any]:
-    return {"role": role, "content": content}
-
-
-def pair(prompt: str = "Hi", chosen: str = "yes", rejected: str = "no", **options: Any) -> PreferenceRecord:
-    return preference_record(
-        "rows.jsonl:7",
-        [message("user", prompt)],
-        [message("assistant", chosen)],
-        [message("assistant", rejected)],
-        **options,
-    )
+from tests.data.conftest import MakeTokenizer
+from tests.data.encoding import ANY_LENGTH, BOS, encode, message, pair
 
 
 def conversation(*contents: str) -> SFTRecord:
@@ -43,11 +24,6 @@ def conversation(*contents: str) -> SFTRecord:
     roles = ["user", "assistant"] * len(contents)
     messages = [message(role, content) for role, content in zip(roles, contents, strict=False)]
     return sft_record("rows.jsonl:7", messages, len(messages) - 1)
-
-
-def encode(record: PreferenceRecord, tokenizer: PreTrainedTokenizerFast, **options: Any) -> EncodedPair:
-    (encoded,), _ = encode_pairs([record], tokenizer, ANY_LENGTH, **options)
-    return encoded
 
 
 def trained(encoded: EncodedSFT, tokenizer: PreTrainedTokenizerFast) -> list[str]:

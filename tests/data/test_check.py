@@ -19,6 +19,7 @@ from holdfast.data.sources import read_rows
 from holdfast.data.splits import digest
 from holdfast.data.validation import LISTED, InvalidRows, check_rows, enforce
 from holdfast.errors import ConfigError, DataError
+from tests.data.encoding import BOS
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
@@ -279,7 +280,6 @@ def test_a_sound_template_passes_every_check(tokenizer: PreTrainedTokenizerFast)
 
 
 OPEN = "{{ m['role'] + ': ' + m['content'] + '\n' }}"
-BOS = {"bos": "<s>", "adds_bos": True}
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,8 @@ def test_shared_prefix_row_by_hand() -> None:
     assert row.targets.tolist() == [20, 21, 30, 31, 32]
     # 20 and 30 are both predicted by the prompt's last token (index 2)
     assert row.sources.tolist() == [2, 3, 2, 4, 5]
-    assert position_ids(row.lengths).tolist() == [
-        0,
-        1,
-        2,
-        3,
-        3,
-        4,
-    ]  # the rejected part restarts at the prompt's end
+    # the rejected part restarts at the prompt's end
+    assert position_ids(row.lengths).tolist() == [0, 1, 2, 3, 3, 4]
     assert segment_ids(row.lengths).tolist() == [PROMPT] * 3 + [CHOSEN] + [REJECTED] * 2
 
 

@@ -1,4 +1,4 @@
-"""The rows of a probe: read, checked and tokenized as supervised fine-tuning does, and a sample of them."""
+"""The rows of a probe: read, checked and tokenized as supervised fine-tuning does."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from holdfast.data.encoders import TrainOn
 from holdfast.data.examine import checker
 from holdfast.data.intake import Intake, take_in
 from holdfast.data.lengths import MAX_LENGTH, LengthRule, Overflow
-from holdfast.data.stored import StoredRows
 from holdfast.data.validation import Mode
 
 # Settings of a run's `data` and `model` sections; `train_on` is the stage's.
@@ -98,11 +96,3 @@ def take_in_demonstrations(
     )
     intake.require(settings.validation)
     return intake
-
-
-def some_rows(rows: StoredRows, count: int | None, seed: int) -> StoredRows:
-    """A seeded sample without replacement, in the rows' order; all of them where `count` is None or not less."""
-    if count is None or count >= len(rows):
-        return rows
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-    return rows.select(sorted(chosen.tolist()))

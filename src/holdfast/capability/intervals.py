@@ -1,7 +1,8 @@
-"""Intervals for ratios of sums over rows: rows are drawn again, never single tokens."""
+"""Intervals for ratios of sums over rows: whole rows are drawn again, never tokens, and rows of one prompt together."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ SEEDS = 2**32  # a seed is below it, and at least 0: a run's
 CELLS = 4_000_000  # entries of the table of weights that are held at a time
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,27 @@ class Estimate:
 
 
 def row_bootstrap(
-    numerators: Any, denominators: Any, seed: int, resamples: int = RESAMPLES
+    numerators: Any,
+    denominators: Any,
+    seed: int,
+    prompt_of: Integers | None = None,
+    resamples: int = RESAMPLES,
 ) -> list[Estimate]:
     """Ratios of sums over rows, Σ numerator / Σ denominator, each with a percentile interval clustered by row.
 
     Tokens of one row are no independent draws, so whole rows are drawn, all ratios from the same draws: intervals of
-    two ratios of one call can be set side by side. Fewer than two rows with a denominator have no interval; nor does a
-    ratio that some draw has no denominator for (a handful of rows out of many).
+    two ratios of one call can be set side by side. Rows of one prompt are drawn together: a copy of a row says nothing
+    new, and another answer to a known prompt less than a row of its own. Fewer than two such draws with a denominator
+    have no interval; nor does a ratio that some draw has no denominator for (a handful of rows out of many).
 
     Args:
         numerators, denominators: (ratios, rows).
-        seed: the draws depend on it and on the number of rows alone.
+        seed: the draws depend on it and on the number of prompts alone; those of a mean are `bootstrap_mean`'s.
+        prompt_of: (rows,) the number of each row's prompt (see `prompt_numbers`); None: each row has its own.
     """
     top, bottom = np.atleast_2d(np.asarray(numerators, float)), np.atleast_2d(np.asarray(denominators, float))
+    if prompt_of is not None:
+        top, bottom = _by_prompt(top, prompt_of), _by_prompt(bottom, prompt_of)
     rows = top.shape[1]
     totals = bottom.sum(axis=1)
     values = np.divide(top.sum(axis=1), totals, out=np.full(len(top), np.nan), where=totals > 0)
@@ -58,6 +68,17 @@ def row_bootstrap(
         Estimate(_finite(value), _finite(low), _finite(high)) if some else Estimate(_finite(value))
         for value, low, high, some in zip(values, *bounds, enough, strict=True)
     ]
+
+
+def prompt_numbers(prompts: Iterable[Hashable]) -> Integers:
+    """(rows,) the number of each row's prompt, from 0 in the order in which they first appear."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts], dtype=np.int64)
+
+
+def _by_prompt(values: Floats, prompt_of: Integers) -> Floats:
+    """(ratios, rows) -> (ratios, prompts), summed."""
+    return np.stack([np.bincount(prompt_of, own) for own in values])
 
 
 def _weights(generator: np.random.Generator, size: int, rows: int) -> Floats:

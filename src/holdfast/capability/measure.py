@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from holdfast.capability.blind_guess import blind_guess
-from holdfast.capability.demonstrations import RowSettings, some_rows, take_in_demonstrations
-from holdfast.capability.intervals import SEEDS, Estimate, row_bootstrap
+from holdfast.capability.demonstrations import RowSettings, take_in_demonstrations
+from holdfast.capability.hardest import hardest
+from holdfast.capability.intervals import SEEDS, Estimate, prompt_numbers, row_bootstrap
 from holdfast.capability.recommendation import recommend
 from holdfast.capability.regime import regime_of
-from holdfast.capability.report import CapabilityReport, HardRow, Probed
+from holdfast.capability.report import CapabilityReport, Probed
 from holdfast.capability.scoring import ScoredTokens, score_tokens
 from holdfast.capability.summary import Group, by_index, by_part, groups, share_ruled_out, summarise
 from holdfast.data.encoders import TrainOn
 from holdfast.data.lengths import MAX_LENGTH, Overflow
+from holdfast.data.sampling import some_rows
 from holdfast.data.sources import file_of, read_rows
 from holdfast.data.splits import position
 from holdfast.data.stored import StoredRows
@@ -32,7 +35,6 @@ from holdfast.models.loading import load_model, load_tokenizer, read_chat_templa
 from holdfast.models.token_logprobs import causal_lm_of
 
 ROWS = 2000  # probed unless told otherwise; an interval of a mean of p is then about ±0.01
-HARDEST = 5  # rows listed
 SOURCES = 30  # groups by source; the others become one
 SOURCE_COLUMN = "source"  # read where rows have it
 Mask = NDArray[np.bool_]
@@ -114,7 +116,7 @@ def probe(
         own, sample.tokens, int(reader.pad_token_id), batch_size=batch_size, progress=progress
     )
     where, prompts = zip(*((record.where, position(record, seed)) for record in sample), strict=True)
-    prompt_of = np.unique(prompts, return_inverse=True)[1]
+    prompt_of = prompt_numbers(prompts)
     probed = Probed(
         model=_name_of(model, own),
         data=intake.report.source,
@@ -130,13 +132,13 @@ def probe(
     )
     sources = _sources(rows, where, source_column, split, revision)
     named = str(rows) if isinstance(rows, str | Path) else "DATA"
-    return assemble(scored, where, prompt_of, sources, probed, settings.run(probed.model, named))
+    scored = replace(scored, prompt_of=prompt_of)
+    return assemble(scored, where, sources, probed, settings.run(probed.model, named))
 
 
 def assemble(
     scored: ScoredTokens,
     where: Sequence[str],
-    prompt_of: NDArray[np.int64],
     sources: Sequence[str],
     probed: Probed,
     run: Mapping[str, Any],
@@ -145,10 +147,9 @@ def assemble(
 
     Args:
         where, sources: each row's place, and the group it belongs to.
-        prompt_of: (rows,) the number of each row's prompt.
         run: see `recommend`.
     """
-    guess = blind_guess(scored.targets, scored.row_of, prompt_of)
+    guess = blind_guess(scored.targets, scored.row_of, scored.prompt_of)
     informative = guess.informative
     every = summarise(scored, np.ones_like(informative), probed.seed)
     if every is None:
@@ -158,7 +159,7 @@ def assemble(
     unknown_format = share_ruled_out(scored, ~informative, probed.seed)
     regime = regime_of(capability, probed.prompts)
     answers = np.exp(np.bincount(scored.row_of, scored.logps, scored.rows))
-    whole_answer = row_bootstrap(answers, np.ones(scored.rows), probed.seed)[0]
+    whole_answer = row_bootstrap(answers, np.ones(scored.rows), probed.seed, scored.prompt_of)[0]
     return CapabilityReport(
         probed=probed,
         every=every,
@@ -170,7 +171,7 @@ def assemble(
         by_index=by_index(scored, informative, probed.seed),
         by_part=by_part(scored, informative, probed.seed),
         by_source=_by_source(scored, informative, sources, probed.seed),
-        hardest=_hardest(scored, informative, where),
+        hardest=hardest(scored, informative, where),
         regime=regime,
         recommendation=recommend(
             regime, every, carrying, unknown_format, whole_answer, run, prompts=probed.prompts
@@ -191,22 +192,12 @@ def _above_guessing(
 
     ones = np.ones_like(guessed)
     capability, guess = row_bootstrap(
-        [sums(scored.probabilities - guessed), sums(guessed)], [sums(ones - guessed), sums(ones)], seed
+        [sums(scored.probabilities - guessed), sums(guessed)],
+        [sums(ones - guessed), sums(ones)],
+        seed,
+        scored.prompt_of,
     )
     return capability, guess
-
-
-def _hardest(scored: ScoredTokens, informative: Mask, where: Sequence[str]) -> tuple[HardRow, ...]:
-    """The rows of least mean probability; of equals, the first."""
-    row_of = scored.row_of[informative]
-    counts = np.bincount(row_of, minlength=scored.rows)
-    sums = np.bincount(row_of, scored.probabilities[informative], scored.rows)
-    having = np.flatnonzero(counts)
-    means = sums[having] / counts[having]
-    chosen = np.argsort(means, kind="stable")[:HARDEST]
-    return tuple(
-        HardRow(where[having[place]], int(counts[having[place]]), float(means[place])) for place in chosen
-    )
 
 
 def _by_source(

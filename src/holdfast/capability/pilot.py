@@ -16,11 +16,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from holdfast.capability.answers import Question, exact_matches, questions
-from holdfast.capability.demonstrations import some_rows
-from holdfast.capability.intervals import SEEDS
+from holdfast.capability.intervals import SEEDS, prompt_numbers
 from holdfast.capability.pilot_report import START, PilotReport, Scores, compare
 from holdfast.capability.scoring import score_tokens
 from holdfast.data.intake import Intake
+from holdfast.data.sampling import some_rows
+from holdfast.data.splits import position
+from holdfast.data.stored import StoredRows
 from holdfast.errors import ConfigError, DataError
 from holdfast.objectives.registry import list_objectives
 from holdfast.training.config import SFTConfig
@@ -124,7 +126,8 @@ def pilot(
         raise ConfigError(f"pilot: seed must be at least 0 and below 2**32, not {seed}")
     if len(given) < 2 or START in given:
         raise ConfigError(f"pilot: two objectives or more are to be compared, none of them named '{START}'")
-    train, held_out = _split(intake, held_out_rows, seed)
+    training, judging = _split(intake, held_out_rows, seed)
+    train, held_out = prepared(intake, training), prepared(intake, judging)
     found = questions(held_out.dataset, tokenizer, {*held_out.end_tokens, int(tokenizer.eos_token_id)})
     short = [number for number, question in enumerate(found) if question.answer_tokens <= LONGEST_ANSWER]
     asked = short if len(short) >= SHARE_TO_ASK * len(found) else []
@@ -150,7 +153,8 @@ def pilot(
             logged = [log["loss"] for log in trainer.state.log_history if "loss" in log]
             losses[name] = float(logged[-1]) if logged else None
             _let_go(trainer)
-    arms, winners = compare(scores, given, losses, seed)
+    prompt_of = prompt_numbers(position(record, seed) for record in judging)
+    arms, winners = compare(scores, given, losses, seed, prompt_of)
     return PilotReport(
         steps=steps,
         train_rows=len(train.dataset),
@@ -165,7 +169,7 @@ def pilot(
     )
 
 
-def _split(intake: Intake, held_out_rows: int, seed: int) -> tuple[Prepared, Prepared]:
+def _split(intake: Intake, held_out_rows: int, seed: int) -> tuple[StoredRows, StoredRows]:
     """Rows to train and rows to judge, disjoint by prompt."""
     rows = intake.rows
     share = min(HELD_OUT_SHARE, held_out_rows / max(1, len(rows)))
@@ -176,7 +180,7 @@ def _split(intake: Intake, held_out_rows: int, seed: int) -> tuple[Prepared, Pre
             f"pilot: of {len(rows)} rows {len(held_out)} can be held out by prompt; at least 2 are needed, and rows to "
             "train on: give more rows with different prompts"
         )
-    return prepared(intake, train), prepared(intake, some_rows(held_out, held_out_rows, seed))
+    return train, some_rows(held_out, held_out_rows, seed)
 
 
 def _arguments(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.capability.intervals import Estimate, row_bootstrap
+from holdfast.capability.intervals import Estimate, Integers, row_bootstrap
 
 Floats = NDArray[np.float64]
 START = "start"  # the model before any training
@@ -114,11 +114,23 @@ def compare(
     objectives: Mapping[str, Mapping[str, Any]],
     losses: Mapping[str, float | None],
     seed: int,
+    prompt_of: Integers | None = None,
 ) -> tuple[tuple[Arm, ...], tuple[Winner, ...]]:
-    """Arms and winners of `scores`, by arm's name; `START` is no candidate. All from the same draws of rows."""
+    """Arms and winners of `scores`, by arm's name; `START` is no candidate. All from the same draws of rows.
+
+    Args:
+        prompt_of: (rows,) see `row_bootstrap`.
+    """
+
+    def by_criterion(parts: Sequence[tuple[Floats, Floats]]) -> dict[str, Estimate]:
+        found = row_bootstrap([top for top, _ in parts], [bottom for _, bottom in parts], seed, prompt_of)
+        return dict(zip(CRITERIA, found, strict=True))
+
+    def more_than(other: Scores, own: Scores) -> dict[str, Estimate]:
+        return by_criterion([_difference(own, other, criterion) for criterion in CRITERIA])
+
     values = {
-        name: _by_criterion([own.parts(criterion) for criterion in CRITERIA], seed)
-        for name, own in scores.items()
+        name: by_criterion([own.parts(criterion) for criterion in CRITERIA]) for name, own in scores.items()
     }
     best = {
         criterion: max(objectives, key=lambda name: values[name][criterion].value or 0.0)
@@ -130,13 +142,13 @@ def compare(
     for name, own in scores.items():
         behind = {}
         for criterion in CRITERIA:
-            behind[criterion] = _differences(scores[best[criterion]], own, seed)[criterion]
+            behind[criterion] = more_than(own, scores[best[criterion]])[criterion]
         arms.append(
             Arm(
                 name=name,
                 objective=dict(objectives[name]) if name in objectives else None,
                 scores=values[name],
-                over_nll=_differences(own, scores[BASELINE], seed)
+                over_nll=more_than(scores[BASELINE], own)
                 if BASELINE in objectives and name != BASELINE
                 else {},
                 behind_best=behind,
@@ -163,15 +175,7 @@ def _holds_zero(difference: Estimate) -> bool:
     return difference.low is None or difference.low <= 0
 
 
-def _differences(own: Scores, other: Scores, seed: int) -> dict[str, Estimate]:
-    """What `own` has more than `other`, by criterion, paired by row."""
-    parts = []
-    for criterion in CRITERIA:
-        (top, bottom), (less, _) = own.parts(criterion), other.parts(criterion)
-        parts.append((top - less, bottom))
-    return _by_criterion(parts, seed)
-
-
-def _by_criterion(parts: Sequence[tuple[Floats, Floats]], seed: int) -> dict[str, Estimate]:
-    found = row_bootstrap([top for top, _ in parts], [bottom for _, bottom in parts], seed)
-    return dict(zip(CRITERIA, found, strict=True))
+def _difference(own: Scores, other: Scores, criterion: str) -> tuple[Floats, Floats]:
+    """Numerator and denominator of what `own` has more than `other`, paired by row."""
+    (top, bottom), (less, _) = own.parts(criterion), other.parts(criterion)
+    return top - less, bottom

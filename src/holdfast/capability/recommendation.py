@@ -64,7 +64,6 @@ NOISY = 0.05  # of the informative tokens ruled out, from which a model that kno
 NEW_FORMAT = 0.05
 KNOWN = 0.25  # chance of a whole answer, from which some rows are simply known
 FEW_ROWS = 50  # or prompts
-FEW_COPIES = 0.9  # different prompts a row, from which intervals by row are hardly too narrow
 
 
 @dataclass(frozen=True)
@@ -146,11 +145,6 @@ def _caveats(
         found.append(
             f"Of {_count(every.rows, 'row')} only {judged.rows} have a token that carries information: little can be "
             "read from so few."
-        )
-    if ROWS_NEEDED < prompts < FEW_COPIES * every.rows:
-        found.append(
-            f"The {every.rows:,} rows have {prompts:,} different prompts. Rows of one prompt are counted as one where "
-            "a format is recognised, but as independent draws in the intervals, which are too narrow by that."
         )
     if regime.name == "strong" and excluded >= NOISY:
         found.append(

@@ -34,12 +34,14 @@ class ScoredTokens:
         targets: (tokens,) their ids.
         row_of: (tokens,) the number of each token's row, rising.
         rows: how many rows there are; each has a target token.
+        prompt_of: (rows,) the number of each row's prompt; None: each row has its own.
     """
 
     logps: Floats
     targets: Integers
     row_of: Integers
     rows: int
+    prompt_of: Integers | None = None
 
     @property
     def probabilities(self) -> Floats:

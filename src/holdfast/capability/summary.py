@@ -66,7 +66,7 @@ class Group:
 
 
 def summarise(scored: ScoredTokens, counted: Mask, seed: int) -> TokenSummary | None:
-    """The summary of the `counted` tokens; None where there are none. Intervals are clustered by row."""
+    """The summary of the `counted` tokens; None where there are none. Intervals as `row_bootstrap` draws them."""
     if not counted.any():
         return None
     p, logps, row_of = scored.probabilities[counted], scored.logps[counted], scored.row_of[counted]
@@ -79,7 +79,10 @@ def summarise(scored: ScoredTokens, counted: Mask, seed: int) -> TokenSummary | 
     finite = np.isfinite(logps).all()
     nats = np.bincount(row_of, weights=logps if finite else np.zeros(len(logps)), minlength=scored.rows)
     mean, row_mean, share, excluded, logp = row_bootstrap(
-        [sums, row_means, confident, ruled_out, nats], [counts, having, counts, counts, counts], seed
+        [sums, row_means, confident, ruled_out, nats],
+        [counts, having, counts, counts, counts],
+        seed,
+        scored.prompt_of,
     )
     return TokenSummary(
         tokens=len(p),
@@ -96,10 +99,10 @@ def summarise(scored: ScoredTokens, counted: Mask, seed: int) -> TokenSummary | 
 
 
 def share_ruled_out(scored: ScoredTokens, counted: Mask, seed: int) -> Estimate:
-    """The share of the `counted` tokens with p below 0.01, with an interval clustered by row."""
+    """The share of the `counted` tokens with p below 0.01, with an interval as `row_bootstrap` draws it."""
     row_of = scored.row_of[counted]
     ruled_out = np.bincount(row_of, scored.probabilities[counted] < RULED_OUT, scored.rows)
-    return row_bootstrap(ruled_out, np.bincount(row_of, minlength=scored.rows), seed)[0]
+    return row_bootstrap(ruled_out, np.bincount(row_of, minlength=scored.rows), seed, scored.prompt_of)[0]
 
 
 def by_index(scored: ScoredTokens, informative: Mask, seed: int) -> tuple[Group, ...]:
@@ -132,7 +135,8 @@ def groups(
         )
         denominators.append(np.bincount(cell, minlength=size).reshape(shape))
     every, carrying = (
-        row_bootstrap(top, bottom, seed) for top, bottom in zip(numerators, denominators, strict=True)
+        row_bootstrap(top, bottom, seed, scored.prompt_of)
+        for top, bottom in zip(numerators, denominators, strict=True)
     )
     found = [
         Group(name, int(tokens), mean, int(informative_tokens), informative_mean)

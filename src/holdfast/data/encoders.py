@@ -1,4 +1,4 @@
-"""One record -> its tokens: rendered, checked (see `rendering`), and cut by the length rule (see `lengths`)."""
+"""One record -> its tokens: rendered, checked (see `turn_checks`), and cut by the length rule (see `lengths`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from holdfast.data.faults import Problem, RowFault
 from holdfast.data.lengths import LengthReport, LengthRule, cut_left
 from holdfast.data.records import Message, PreferenceRecord, Record, SFTRecord, as_row
-from holdfast.data.rendering import SHOWN, ChatRenderer
+from holdfast.data.rendering import ChatRenderer
 from holdfast.data.template_content import check_answer_text, check_prompt_text
+from holdfast.data.turn_checks import (
+    SHOWN,
+    check_answer_bos,
+    check_prefix,
+    check_prompt,
+    check_prompt_bos,
+    check_vocabulary,
+    end_of_turn,
+    show_parting,
+)
 from holdfast.errors import ConfigError, did_you_mean
 
 TrainOn = Literal["last", "all"]
@@ -106,19 +116,19 @@ class PairEncoder(Encoder[PreferenceRecord, EncodedPair]):
         self, record: PreferenceRecord, texts: list[str], ids: list[list[int]]
     ) -> Assembled[EncodedPair]:
         chat, prompt = self.chat, ids[0]
-        chat.check_prompt(prompt)
-        chat.check_prompt_bos(prompt, record.prompt)
+        check_prompt(chat, prompt)
+        check_prompt_bos(chat, prompt, record.prompt)
         reworded = check_prompt_text(record.prompt, texts[0])
         completions = []
         for text, tokens in zip(texts[1:], ids[1:], strict=True):
-            chat.check_prefix(texts[0], text, prompt, tokens)
-            completions.append(chat.closed(tokens[len(prompt) : chat.end_of_turn(tokens, len(prompt))]))
-            chat.check_vocabulary([*prompt, *completions[-1]])
+            check_prefix(chat, texts[0], text, prompt, tokens)
+            completions.append(chat.closed(tokens[len(prompt) : end_of_turn(chat, tokens, len(prompt))]))
+            check_vocabulary(chat, [*prompt, *completions[-1]])
         chosen, rejected = completions
         alike = "; so 'chosen' and 'rejected' render to the same tokens" if chosen == rejected else ""
         for side, text, tokens in zip((record.chosen, record.rejected), texts[1:], completions, strict=True):
             check_answer_text(side[0], texts[0], text, alike)
-            chat.check_answer_bos(tokens, side)
+            check_answer_bos(chat, tokens, side)
         if chosen == rejected:
             raise RowFault(
                 "equal_pair",
@@ -173,13 +183,13 @@ class SFTEncoder(Encoder[SFTRecord, EncodedSFT]):
         reworded = False
         if record.text is None:
             turns = _trained_turns(record, self.train_on)
-            chat.check_prompt(ids[1])
-            chat.check_prompt_bos(ids[-2], record.messages[: turns[-1]])
+            check_prompt(chat, ids[1])
+            check_prompt_bos(chat, ids[-2], record.messages[: turns[-1]])
             reworded = check_prompt_text(record.messages[: turns[-1]], texts[-2])
             tokens, mask = _masked_turns([record.messages[index] for index in turns], texts, ids, chat)
         else:
             tokens, mask = _masked_text(record.text, chat)
-        chat.check_vocabulary(tokens)
+        check_vocabulary(chat, tokens)
         first = mask.index(True)
         room = self.rule.room(first, len(tokens) - first)
         kept = room or (0, 0)
@@ -206,11 +216,11 @@ def _masked_turns(
     spans: list[tuple[int, int]] = []
     for n, answer in zip(range(1, len(ids), 2), turns, strict=True):
         prompt_ids, turn_ids = ids[n], ids[n + 1]
-        chat.check_prefix(texts[n], texts[n + 1], prompt_ids, turn_ids)
+        check_prefix(chat, texts[n], texts[n + 1], prompt_ids, turn_ids)
         is_last = n + 2 == len(ids)
-        end = chat.end_of_turn(turn_ids, len(prompt_ids), may_stay_open=is_last)
+        end = end_of_turn(chat, turn_ids, len(prompt_ids), may_stay_open=is_last)
         if turn_ids[:end] != whole[:end]:
-            alone, within = chat.show_parting(turn_ids[:end], whole)
+            alone, within = show_parting(chat, turn_ids[:end], whole)
             raise RowFault(
                 "template",
                 "the chat template renders an assistant turn otherwise once the conversation goes on: as "
@@ -218,7 +228,7 @@ def _masked_turns(
                 "last turn only: set `train_on: last`",
             )
         check_answer_text(answer, texts[n], texts[n + 1])
-        chat.check_answer_bos(turn_ids[len(prompt_ids) : end], [answer])
+        check_answer_bos(chat, turn_ids[len(prompt_ids) : end], [answer])
         spans.append((len(prompt_ids), end))
     tokens = chat.closed(whole[: spans[-1][1]])
     spans.append((spans[-1][1], len(tokens)))  # the EOS that `closed` may have added

@@ -112,7 +112,7 @@ def explanation() -> list[str]:
         "A token carries information where the other rows' answers, read without any prompt, do not give it away: a "
         "fixed format drowns the mean over all tokens.",
         "Capability is (p − q)/(1 − q), with p the model's mean probability of those tokens and q that of a guess from "
-        "the other rows' answers: 0 is guessing, 1 is knowing. Intervals are 95 %, rows drawn again.",
+        "the other rows' answers: 0 is guessing, 1 is knowing. Intervals are 95 %, rows of one prompt drawn together.",
         "Given away, p < 0.01: of the other tokens. Nine rows in ten agree on those, so what the model rules out there "
         "is a format it does not know, and no wrong label.",
     ]
