@@ -31,10 +31,8 @@ KINDS: dict[str, tuple[Any, Any]] = {
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
 # Measured with a clock: no two runs agree on them.
 CLOCKED = ("tokens_per_second", "_runtime", "_per_second")
-ROWS, STEPS = (
-    14,
-    6,
-)  # two epochs of global batches of 6, 6 and 2 rows: micro-batches of 2, in threes and one alone
+# Two epochs of global batches of 6, 6 and 2 rows: micro-batches of 2, in threes and one alone.
+ROWS, STEPS = 14, 6
 
 _tokenizer: PreTrainedTokenizerBase | None = None
 

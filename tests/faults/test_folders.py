@@ -16,13 +16,7 @@ import pytest
 from holdfast.errors import CheckpointError, ConfigError, FolderInUse, Interrupted
 from holdfast.experiments import pipeline, run_folder
 from holdfast.training.run_lock import LOCK, RunLock
-from tests.faults.whole_runs import ended, forked, make_place, quick, run
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a start model and rows."""
-    return make_place(tmp_path_factory.mktemp("runs"))
+from tests.faults.whole_runs import ended, forked, quick, run
 
 
 @pytest.fixture(scope="module")

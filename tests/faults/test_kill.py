@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,9 @@ import torch
 
 from holdfast.training.manifest import verify
 from tests.faults.moments import Moments
-from tests.faults.runs import Picture, little_to_collect, run, trainer_of
+from tests.faults.runs import Picture, run, trainer_of
+
+pytestmark = pytest.mark.usefixtures("little_garbage")
 
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "5"))
 SEED = int(os.environ.get("HOLDFAST_SOAK_SEED", "0"))
@@ -56,12 +58,6 @@ def in_a_process(work: Callable[[], object]) -> int:
 
 def ended_by(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast() -> Iterator[None]:
-    with little_to_collect():
-        yield
 
 
 @pytest.fixture(scope="module")

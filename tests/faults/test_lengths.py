@@ -13,7 +13,6 @@ from holdfast import PreferenceConfig, PreferenceTrainer, SFTConfig, SFTTrainer
 from holdfast.data.validation import InvalidRows
 from holdfast.errors import DataError
 from tests.faults.commands import losses_of, record_of, refuse_to_load_models, stage
-from tests.faults.whole_runs import start_folder
 from tests.training.conftest import rows
 
 GOOD = {"prompt": "the tide?", "chosen": "in", "rejected": "out"}
@@ -38,11 +37,6 @@ EMPTY: list[tuple[str, dict[str, Any]]] = [
 EPOCH = ("max_steps=-1", "gradient_accumulation_steps=1")
 REASONS = [reason for reason, _ in EMPTY]
 COUNTS = {reason: REASONS.count(reason) for reason in REASONS}
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
 
 
 def written(file: Path, *more: dict[str, Any], good: int = 8) -> Path:

@@ -22,17 +22,6 @@ from holdfast.models.tiny import tiny_model
 from holdfast.training.state_files import load_state
 from tests.faults.commands import Bomb, copied, holdfast, set_keys, stage
 from tests.faults.runs import run, trainer_of
-from tests.faults.whole_runs import rows_file, start_folder
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rows_file(tmp_path_factory.mktemp("rows") / "rows.jsonl", 6)
 
 
 @pytest.fixture

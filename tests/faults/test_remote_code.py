@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, dynamic_module_utils
 from holdfast.models.loading import load_model
 from holdfast.models.remote_code import code_digest
 from tests.faults.commands import Ended, copied, holdfast, record_of, set_keys, stage
-from tests.faults.whole_runs import rows_file, start_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODELING = """
@@ -35,16 +34,6 @@ class OwnForCausalLM(Qwen3ForCausalLM):
     config_class = OwnConfig
 """
 AUTO_MAP = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rows_file(tmp_path_factory.mktemp("rows") / "rows.jsonl", 8)
 
 
 @pytest.fixture(autouse=True)

@@ -22,14 +22,9 @@ from holdfast.data import folders
 from holdfast.data.sources import read_rows
 from holdfast.errors import DataError
 from tests.faults.commands import Ended, copied, holdfast, record_of, stage
-from tests.faults.whole_runs import rows_file, start_folder
+from tests.faults.whole_runs import rows_file
 
 SECRET = "not-for-anybody-else"
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
 
 
 @pytest.fixture
@@ -287,9 +282,8 @@ def test_a_saved_data_set_that_is_damaged(tmp_path: Path, name: str, content: st
     folder = tmp_path / "saved"
     datasets.Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]).save_to_disk(folder)
     (folder / name).write_text(content)
-    if (
-        name == "dataset_info.json" and content.startswith("{") and content.endswith("}")
-    ):  # nothing that is needed
+    if name == "dataset_info.json" and content.startswith("{") and content.endswith("}"):
+        # nothing in it is needed
         assert len(list(read_rows(folder))) == 1
         return
     with pytest.raises(DataError, match=f"the data set saved in '{folder}' cannot be loaded"):

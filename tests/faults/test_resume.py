@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,12 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from holdfast.errors import CheckpointError, ConfigError, Interrupted
 from holdfast.training.lean_trainer import LeanTrainer
-from tests.faults.runs import STEPS, little_to_collect, run, trainer_of
+from tests.faults.runs import STEPS, run, trainer_of
 from tests.training.conftest import rows
 
+pytestmark = pytest.mark.usefixtures("little_garbage")
+
 STILL = {"attention_dropout": 0.0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast() -> Iterator[None]:
-    with little_to_collect():
-        yield
 
 
 class Crash(Exception):
@@ -65,9 +60,8 @@ def test_stopped_at_every_step(tmp_path: Path, kind: str, lora: bool, schedule: 
     for step in range(1, STEPS + 1):
         folder = tmp_path / f"from-{step}"
         folder.mkdir()
-        shutil.copy(
-            tmp_path / "whole" / "metrics.jsonl", folder
-        )  # as if more had been done after the checkpoint
+        # as if more had been done after the checkpoint
+        shutil.copy(tmp_path / "whole" / "metrics.jsonl", folder)
         resumed = trainer_of(kind, folder, lora=lora, save_strategy="no", **held_out)
         after = run(resumed, tmp_path / "whole" / f"checkpoint-{step}")
         after.require_same(whole)

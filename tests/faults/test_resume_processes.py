@@ -39,9 +39,8 @@ def go_on(shared: str, kind: str) -> str:
     torch.set_num_threads(1)
     with SHARED[shared](), little_to_collect():
         whole_trainer = trainer_of(kind, here / "whole", lora=lora, **HALF)
-        with (
-            whole_trainer.scoring()
-        ):  # as held-out rows are, before training; the others need not do it again
+        # As held-out rows are scored before training; the others need not do it again.
+        with whole_trainer.scoring():
             pass
         whole = run(whole_trainer)
         assert isinstance(whole_trainer.model, FSDPModule) == (shared == "fsdp")

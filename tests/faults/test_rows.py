@@ -12,7 +12,6 @@ from holdfast import PreferenceConfig, PreferenceTrainer
 from holdfast.models.tiny import tiny_model
 from tests.faults.commands import holdfast, lines_named, refuse_to_load_models, stage
 from tests.faults.training_cases import watch_rows
-from tests.faults.whole_runs import start_folder
 from tests.training.conftest import WORDS
 
 ROWS, EVERY = 5000, 100  # one row in a hundred is bad
@@ -43,11 +42,6 @@ WAYS: list[tuple[str, bytes]] = [
     ("equal_pair", line(rejected=good(0)["chosen"])),
     ("too_long", line(prompt=LONG)),
 ]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
 
 
 @pytest.fixture(scope="module")

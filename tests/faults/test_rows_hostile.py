@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from holdfast.data import file_readers, json_text
+from holdfast.data import file_bytes, json_text, tables
 from holdfast.data.sources import read_rows
 from holdfast.errors import DataError
 from tests.faults.commands import holdfast, lines_named, stage
-from tests.faults.whole_runs import rows_file, start_folder
+from tests.faults.whole_runs import rows_file
 
 ROW = json.dumps({"prompt": "a?", "chosen": "b", "rejected": "c"})
 LIMIT = 1 << 20  # in the place of 64 MiB
@@ -39,13 +39,8 @@ WAYS: dict[str, tuple[str, Callable[[], bytes]]] = {
 
 @pytest.fixture(autouse=True)
 def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (file_readers, json_text):
+    for module in (file_bytes, json_text, tables):
         monkeypatch.setattr(module, "LARGEST_ROW", LIMIT)
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])

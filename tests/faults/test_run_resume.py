@@ -14,16 +14,10 @@ import pytest
 
 from holdfast.errors import Interrupted
 from holdfast.experiments import pipeline
-from tests.faults.whole_runs import ended, forked, make_place, outcome, require_same, run, settings
+from tests.faults.whole_runs import ended, forked, outcome, require_same, run, settings
 
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "4"))
 SEED = int(os.environ.get("HOLDFAST_SOAK_SEED", "0"))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a start model and rows."""
-    return make_place(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from holdfast.cli.main import main
 from holdfast.experiments import pipeline
 from holdfast.training.config import SFTConfig
 from holdfast.training.sft_trainer import SFTTrainer
-from tests.faults.whole_runs import ended, forked, make_place, quick
+from tests.faults.whole_runs import ended, forked, quick
 from tests.training.conftest import rows
 
 CANARY = "hf_CanaryCanaryCanaryCanaryCanary"
@@ -32,12 +32,6 @@ URL = f"https://user:{CANARY}@example.org/rows.jsonl?token={CANARY}"
 def keys_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.setenv(name, CANARY)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a start model and rows."""
-    return make_place(tmp_path_factory.mktemp("runs"))
 
 
 def found(*folders: Path) -> list[Path]:

@@ -19,13 +19,7 @@ from holdfast.cli.main import main
 from holdfast.errors import Interrupted
 from holdfast.experiments import pipeline
 from holdfast.models import export
-from tests.faults.whole_runs import ended, forked, make_place, outcome, quick, run
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a start model and rows."""
-    return make_place(tmp_path_factory.mktemp("runs"))
+from tests.faults.whole_runs import ended, forked, outcome, quick, run
 
 
 def tell(number: int) -> Any:
@@ -126,15 +120,15 @@ def test_during_a_save(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The save is finished, and is the last thing that is done."""
     config = quick(place, "run", output_dir=str(tmp_path / "run"), align=None)
     config["sft"] |= {"max_steps": 4, "save_steps": 1}
-    from holdfast.training import checkpointing
+    from holdfast.training import saving
 
-    write = checkpointing.write_weights
+    write = saving.write_weights
 
     def told(*args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return write(*args)
 
-    monkeypatch.setattr(checkpointing, "write_weights", told)
+    monkeypatch.setattr(saving, "write_weights", told)
     with pytest.raises(Interrupted, match="after step 1 of 4"):
         run(config)
     assert [path.name for path in (tmp_path / "run" / "sft").glob("*checkpoint*")] == ["checkpoint-1"]

@@ -19,21 +19,11 @@ from holdfast.errors import DataError
 from holdfast.models.tiny import tiny_model
 from tests.data.conftest import ASK, TURN, build_tokenizer
 from tests.faults.commands import Ended, copied, holdfast, refuse_to_load_models, set_keys, stage
-from tests.faults.whole_runs import rows_file, start_folder
+from tests.faults.whole_runs import rows_file
 
 Refused = Callable[..., Ended]
 # As the start model's own: a turn ends with <|im_end|>, which is its EOS.
 TEMPLATE = "{% for m in messages %}" + TURN.replace("CONTENT", "m['content']") + "{% endfor %}" + ASK
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rows_file(tmp_path_factory.mktemp("rows") / "rows.jsonl", 6)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from holdfast import PreferenceConfig, PreferenceTrainer
 from holdfast.models.tiny import tiny_model
 from tests.faults.commands import QUICK, Ended, holdfast, lines_named, losses_of, record_of, stage
-from tests.faults.whole_runs import start_folder
 from tests.training.conftest import rows
 
 PLAIN = {"prompt": "the tide?", "chosen": "in", "rejected": "out"}
@@ -33,11 +32,6 @@ ODD = {
     "markup": "</script><script>alert(1)</script>&lt;![CDATA[",
     "combining marks": "a" + "\u0301" * 500,
 }
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
 
 
 def written(folder: Path, *lines: bytes, name: str = "rows.jsonl") -> Path:

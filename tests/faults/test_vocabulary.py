@@ -18,23 +18,11 @@ from holdfast import PreferenceConfig, PreferenceTrainer, SFTConfig, SFTTrainer
 from holdfast.errors import ModelError
 from holdfast.models.tiny import tiny_model
 from tests.faults.commands import copied, holdfast, losses_of, refuse_to_load_models, set_keys, stage
-from tests.faults.whole_runs import rows_file, start_folder
 
 EMBEDDING, PROJECTION = "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"
 LORA = ("adapter={rank: 2, alpha: 4}",)
 LORA_ALONE = ("adapter={rank: 2, alpha: 4, train_head: false}",)
 THINK = ["<think>", "</think>"]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 320 tokens and 32 features, its head tied."""
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rows_file(tmp_path_factory.mktemp("rows") / "rows.jsonl", 8)
 
 
 def with_tokens(start: Path, folder: Path, **tokens: Any) -> Path:

@@ -13,19 +13,8 @@ from typing import Any
 import pytest
 
 from tests.faults.commands import copied, holdfast, set_keys, stage
-from tests.faults.whole_runs import rows_file, start_folder
 
 LARGE = 10**9
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return start_folder(tmp_path_factory.mktemp("models") / "start")
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return rows_file(tmp_path_factory.mktemp("rows") / "rows.jsonl", 6)
 
 
 @pytest.fixture(autouse=True)
