@@ -27,6 +27,7 @@ from holdfast.demo.scoring import score_completions
 from holdfast.demo.world import right_completion, side, tiny_tokenizer
 from holdfast.errors import ConfigError
 from holdfast.models.tiny import tiny_model
+from holdfast.objectives import get_objective
 from tests.conftest import REPOSITORY
 
 WEAK = Setting(("ciphering",))
@@ -226,5 +227,9 @@ def test_what_a_cell_depends_on_is_in_its_name(
     for override in ("training.steps=3", "judging.samples=2", "base.layers=2"):
         assert not names(override) & names(), override
     assert len(names("objectives.nll=focal") & names()) == 4
+    told = names("objectives.nll={name: focal, gamma: 1.0}")
+    assert len(names("objectives.nll=focal") - told) == 2  # another version may have other defaults
+    default = get_objective("focal").gamma  # type: ignore[attr-defined]
+    assert names("objectives.nll=focal") == names(f"objectives.nll={{name: focal, gamma: {default}}}")
     assert len(names("settings.strong.wrong_share=0.5") & names()) == 3
     assert len(names("settings.between.taste=2") & names()) == 3

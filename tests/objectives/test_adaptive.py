@@ -60,7 +60,7 @@ def test_at_a_capability_it_is_f_alpha(capability: float, l: float) -> None:  # 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("capability", [0.0, 0.3, 0.3001, 0.4, 0.7, 0.95, 1.0])
+@pytest.mark.parametrize("capability", [0.0, 0.5, 0.5001, 0.6, 0.7, 0.95, 1.0])
 def test_a_capability_on_a_device_gives_the_same(capability: float, dtype: torch.dtype) -> None:
     logps = torch.tensor([0.0, -1e-6, -0.3, -5.0, -1e3], dtype=dtype)
     told = Adaptive().at(capability)
@@ -108,7 +108,7 @@ def test_every_other_objective_stays_as_it_is(name: str) -> None:
     objective = get_objective(name)
     assert isinstance(objective, TokenObjective)
     if name == "adaptive":
-        assert objective.half_life == 10
+        assert objective.half_life == 30
     else:
         assert objective.half_life is None
         assert objective.at(0.3) is objective
@@ -119,11 +119,11 @@ def test_its_spec_is_what_was_asked_for() -> None:
     assert objective_spec(Adaptive(strong=0.6)) == {
         "name": "adaptive",
         "capability": 0.5,
-        "weak": 0.3,
+        "weak": 0.5,
         "strong": 0.6,
         "lowest": 0.0,
         "highest": 0.8,
-        "half_life": 10.0,
+        "half_life": 30.0,
     }
 
 

@@ -94,10 +94,8 @@ CASES = {
     "threshold-0.2": band(0.2, 1.0, NLL),
     "threshold-bottom": band(0.0, 0.52, f_alpha(1.0), normalize="all"),
     "threshold-nested": band(0.2, 1.0, band(0.0, 0.6, focal(2.0))),
-    "adaptive": Case(
-        {"name": "adaptive"}, f_alpha(0.8 * 496 / 2197).f, f_alpha(0.8 * 496 / 2197).s, 2197 / 396.8
-    ),
-    "adaptive-weak": Case({"name": "adaptive", "capability": 0}, NLL.f, NLL.s, INFINITE),
+    "adaptive": Case({"name": "adaptive"}, NLL.f, NLL.s, INFINITE),
+    "adaptive-between": replace(f_alpha(0.4), spec={"name": "adaptive", "capability": 0.725}),
     "adaptive-strong": replace(f_alpha(1.5), spec={"name": "adaptive", "capability": 0.95, "highest": 1.5}),
     "dft": Case({"name": "dft"}, lambda p: -p * math.log(p), lambda p: p, 0.0, differentiable=False),
 }

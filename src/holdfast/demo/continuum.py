@@ -27,6 +27,7 @@ from holdfast.data.processes import require_processes
 from holdfast.demo.continuum_cell import give_a_taste, make_base, run_cell
 from holdfast.demo.continuum_config import ContinuumConfig, Spec
 from holdfast.files import replacing
+from holdfast.objectives.registry import objective_spec, resolve_objective
 from holdfast.reports.continuum import write_continuum
 
 Say = Callable[[str], None]
@@ -87,7 +88,8 @@ def grid(config: ContinuumConfig, folder: Path) -> Iterator[Cell]:
                     start = folder / "models" / f"tasted-{seed}-{_digest(recipe)}"
                 depends = [
                     section.model_dump(),
-                    spec,
+                    # with its defaults: another version may have others
+                    None if spec is None else dict(objective_spec(resolve_objective(spec))),
                     config.training.model_dump(),
                     config.judging.model_dump(),
                     start.name,

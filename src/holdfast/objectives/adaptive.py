@@ -31,17 +31,17 @@ class Adaptive(TokenObjective):
         "(1 − p^α)/α,  α = lowest + (highest − lowest)(3t² − 2t³),  t = (c − weak)/(strong − weak) in [0, 1]"
     )
     notes: ClassVar[tuple[str, ...]] = (
-        "The map is this package's own, tuned on two seeds of the tiny world (docs/continuum.md); the paper leaves "
+        "The map is this package's own, tuned on three seeds of the tiny world (docs/continuum.md); the paper leaves "
         "adapting to capability open.",
         "Every step has its own α: losses of different steps are not comparable. Compare mean_logps/target.",
     )
 
     capability: float = number(0.5, "c before anything is measured: the first step's", at_least=0, at_most=1)
-    weak: float = number(0.3, "c up to which α is 0 (NLL)", at_least=0, below=1)
+    weak: float = number(0.5, "c up to which α is 0 (NLL)", at_least=0, below=1)
     strong: float = number(0.95, "c from which α is the highest", above=0, at_most=1)
     lowest: float = number(0.0, "α of a weak model; 0 is NLL", at_least=0)
     highest: float = number(0.8, "α of a strong model; 1 is 1 − p", above=0)
-    half_life: float = number(10.0, "global batches after which what was measured counts half", at_least=0)
+    half_life: float = number(30.0, "global batches after which what was measured counts half", at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
