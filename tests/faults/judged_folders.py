@@ -127,7 +127,14 @@ class Games:
         rows: dict[str, dict[str, Any]] = {}
         for call in game_calls(arena, Judge("j", arena.settings), *sides):
             name, text, prompt = call.question.id, "\n" + label(call.request), call.messages[-1]["content"]
-            head = {"question_id": name} if old else {"uid": name, "judge": "j", "baseline": "gpt-4-0314"}
+            head = {"question_id": name}
+            if not old:
+                head = {
+                    "uid": name,
+                    "category": call.question.category,
+                    "judge": "j",
+                    "baseline": "gpt-4-0314",
+                }
             row = rows.setdefault(name, head | {"model": "m", "games": []})
             score = text.strip().strip("[]")
             row["games"].append(

@@ -13,10 +13,12 @@ import pytest
 from holdfast.errors import DataError
 from holdfast.evaluation.answers.generation import Request
 from holdfast.evaluation.judged.arena_run import run_arena
+from holdfast.evaluation.judged.arena_scores import original_scores
 from holdfast.evaluation.judged.judging import Judge
 from holdfast.evaluation.judged.mt_bench import JUDGE_SETTINGS, load_mt_bench
 from holdfast.evaluation.judged.mt_bench_run import run_mt_bench
 from holdfast.evaluation.judged.run import Run
+from holdfast.evaluation.statistics import Interval
 from tests.evaluation.scripted import Scripted
 from tests.evaluation.small_benchmarks import talk_answers, write_rows
 from tests.faults.judged_folders import ARENA_FILE, Games, Talk, label, rating, rows_of
@@ -277,13 +279,47 @@ def test_rows_of_others_are_written_as_they_are(games: Games, tmp_path: Path) ->
     named = write_rows(tmp_path / "named.jsonl", [other, *rows[:4]])
     found = games.run(judge, judgments=named)  # which are of the other layout
     assert found.missing["questions_missing"] == []
-    assert sorted(row["question_id"] for row in rows_of(games.out / ARENA_FILE)) == [
-        "q0",
-        "q2",
-        "q3",
-        "q4",
-        "q5",
-    ]
+    # the old layout has no place for the system message that they were asked with
+    assert sorted(row["question_id"] for row in rows_of(games.out / ARENA_FILE)) == ["q4", "q5"]
+
+
+def test_what_else_a_row_of_others_holds_stays(talk: Talk, games: Games) -> None:
+    """Such as the thoughts that the current tool keeps beside a judge's words."""
+    rows = games.original()
+    for row in rows:
+        row["games"][0]["judgment"]["thought"] = "hm"
+    write_rows(games.file, rows[:5])
+    games.run(Scripted(label))
+    assert [row for row in rows_of(games.file) if row["uid"] != "q5"] == rows[:5]
+    ratings = [row | {"more": 1} for row in talk.original()]
+    write_rows(talk.file, ratings[:7])
+    talk.run(Scripted(rating))
+    assert [row for row in rows_of(talk.file) if "more" in row] == ratings[:7]
+
+
+def test_an_error_in_one_game_moves_no_row(games: Games, tmp_path: Path) -> None:
+    """v0.1 draws rows by their place in the file."""
+    rows = games.original(old=True)
+    rows[2]["games"][1] |= {"score": None, "judgment": "\n$ERROR$\n$ERROR$"}
+    file = write_rows(tmp_path / "model_judgment/j/m.jsonl", rows)
+    found = games.run(None, judgments=file)
+    labels = [tuple(game["score"] for game in row["games"]) for row in rows]
+    expected = original_scores({"m": labels})["m"]
+    shown = {score.name: score for score in found.scores}["original v0.1 tool"]
+    assert expected is not None
+    assert (shown.value, shown.interval) == (
+        expected.value,
+        Interval(expected.low, expected.high, expected.level),
+    )
+
+
+def test_a_file_that_does_not_say_was_judged_as_its_configuration_has_it(
+    games: Games, tmp_path: Path
+) -> None:
+    edited(games.assets / "judge_config.yaml", "temperature: 0", "temperature: 0.7")
+    file = write_rows(tmp_path / "games.jsonl", games.original())
+    found = games.run(None, judgments=file)
+    assert any("judge settings other than" in reason for reason in found.why_not_official)
 
 
 # --- answers -------------------------------------------------------------------------------------------

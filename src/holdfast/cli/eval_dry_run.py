@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from holdfast.cli.printing import say
+from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.cli.eval_judged import Options
@@ -90,7 +91,7 @@ def _still_there(run: Run, rows: dict[Any, Row], made: Mapping[str, Any]) -> dic
     """The answers that a run leaves as they are: all, or, of one that has them written, those of its own making."""
     from holdfast.evaluation.judged.answer_files import made_so
 
-    if run.generator is None:
+    if run.generator is None or not rows:  # a maker is known by all of its weights: a long read for nothing
         return rows
     making = run.making(made)
     return {name: row for name, row in rows.items() if made_so(row, making)}
@@ -132,8 +133,11 @@ def rehearsed(run: Run, answers: Sequence[Row], go: Callable[[Run], T]) -> T:
             if (run.folder / part).is_dir():
                 shutil.copytree(run.folder / part, copy / part)
         file = write_rows(copy / run.answer_file.name, answers) if answers else None
-        with _silent():
-            return go(replace(run, folder=copy, generator=None, answers=file))
+        try:
+            with _silent():
+                return go(replace(run, folder=copy, generator=None, answers=file))
+        except HoldfastError as error:  # names files of the copy
+            raise type(error)(str(error).replace(str(copy), str(run.folder))) from error
 
 
 def asked(rehearsal: Run, go: Callable[[Run], Any]) -> list[Request]:

@@ -153,7 +153,16 @@ def test_a_journal_of_something_else_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"settings": 3}, {"served": "gpt-4"}, {"text": None}, {"tstamp": "now"}, {"imported": None}]
+    "wrong",
+    [
+        {"key": {"a": 1}},
+        {"tstamp": float("nan")},
+        {"settings": 3},
+        {"served": "gpt-4"},
+        {"text": None},
+        {"tstamp": "now"},
+        {"imported": None},
+    ],
 )
 def test_a_row_that_is_no_reply_is_named(tmp_path: Path, wrong: dict[str, object]) -> None:
     judge = judge_of(Scripted(lambda r: "x"))

@@ -63,6 +63,11 @@ class Judged:
         first, second = (None if game is None else game.label for game in self.games)
         return first, second
 
+    @property
+    def count(self) -> int:
+        """Of the games that are there."""
+        return sum(game is not None for game in self.games)
+
 
 def read_label(protocol: Protocol, text: str) -> str | None:
     """The label that the protocol's own parser reads."""
@@ -174,8 +179,8 @@ def _asked_with(said: Replies, requests: Sequence[Request]) -> AskedWith | None:
 def judged_rows(
     arena: Arena, judged: Sequence[Judged], *, model: str, baseline: str, judge: str, old: bool = False
 ) -> list[Row]:
-    """Rows for the questions with both games. A row of a file stays as it is, unless the layout changes; one whose
-    prompts are not kept cannot change it, and is left out.
+    """Rows for the questions with both games. A row of a file stays as it is, unless the layout changes; one that
+    would lose a message of the judge by that, or be given one, is left out.
 
     Args:
         baseline, judge: where `judged` names none.
@@ -190,17 +195,25 @@ def judged_rows(
             rows.append(one.row)
             continue
         question = questions.get(one.question)
-        if question is None or any(game is not None and game.prompt is None for game in one.games):
+        if question is None:
+            continue
+        system = arena.prompt_of(question).system
+        if not all(game is not None and _can_change(game, system, old) for game in one.games):
             continue
         head: Row = {"question_id": one.question}
         if not old:
             head = {"uid": one.question, "category": question.category}
         head |= {"judge": one.judge or judge, "model": model, "baseline": one.baseline or baseline}
-        system = arena.prompt_of(question).system
         rows.append(
             head | {"games": [_game_row(game, system, old) for game in one.games if game is not None]}
         )
     return rows
+
+
+def _can_change(game: Game, system: str, old: bool) -> bool:
+    """Whether the other layout can say what the judge was asked; games of ours say it in both."""
+    said = game.asked is not None or not (game.system if old else game.system is None and system)
+    return game.prompt is not None and said
 
 
 def _game_row(game: Game, system: str, old: bool) -> Row:

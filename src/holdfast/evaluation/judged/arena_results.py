@@ -61,7 +61,7 @@ def score_arena(
     """
     against = baselines_of(arena, read.last, baseline)
     differ = len(set().union(*against.values())) > 1
-    why = [*arena.departures, *_departures(read, judge, against, baseline_answers), *departures]
+    why = [*arena.departures, *_departures(arena, read, judge, against, baseline_answers), *departures]
     if answers is None or baseline_answers is None:
         why.append(
             "the answers are not at hand: whether the judge was asked the official prompts cannot be checked"
@@ -115,6 +115,7 @@ def score_arena(
 
 
 def _departures(
+    arena: Arena,
     read: Read,
     judge: Mapping[str, Any],
     against: Mapping[str, set[str]],
@@ -123,7 +124,8 @@ def _departures(
     why = served_otherwise(judge, [JUDGE_V01])
     if judge["asked"] != JUDGE_V01:
         why.append(f"judged by {judge['asked']}, not by {JUDGE_V01}")
-    if judge.get("settings") not in (None, JUDGE_SETTINGS_V01.as_dict()):
+    # a file that does not say was judged as its configuration has it
+    if (judge.get("settings") or arena.settings.as_dict()) != JUDGE_SETTINGS_V01.as_dict():
         why.append("judge settings other than temperature 0 and 4096 tokens")
     for category, names in against.items():
         official = OFFICIAL_BASELINES.get(category, BASELINE_V01)

@@ -153,8 +153,11 @@ def _play_and_score(
     todo = [call for call in calls if call.question.id not in there]
     whole = [one for one in imported if one.question in there]
     new, replies = played(todo, target, known, whole)
+    # a file's row gives way to one with more games, and to no other: the tools draw rows in their order
+    had = {one.question: one.count for one in imported}
+    new = [one for one in new if one.count > had.get(one.question, 0)]
     judged = {one.question for one in new}
-    imported = [one for one in imported if one.question in there or one.question not in judged]
+    imported = [one for one in imported if one.question not in judged]
     rows = [*imported, *new]
     if not rows:
         what = f"no game of '{run.model}' against '{name}'"

@@ -83,18 +83,19 @@ def read_table(path: str | Path, what: str = "row") -> list[tuple[str, Row]]:
             raise DataError(f"{place}: {row.detail}; mend or remove the line")
         if not isinstance(row, dict):
             raise DataError(f"{place}: a {what} is an object; mend or remove the line")
-        if not _all_finite(row):
+        if not all_finite(row):
             raise DataError(f"{place}: holds NaN or Infinity, which is no JSON; mend the line")
         rows.append((place, row))
     return rows
 
 
-def _all_finite(value: Any) -> bool:
+def all_finite(value: Any) -> bool:
+    """Whether a value of a file is free of NaN and Infinity, which JSON does not have."""
     if isinstance(value, float):
         return isfinite(value)
     if isinstance(value, dict):
-        return all(map(_all_finite, value.values()))
-    return not isinstance(value, list) or all(map(_all_finite, value))
+        return all(map(all_finite, value.values()))
+    return not isinstance(value, list) or all(map(all_finite, value))
 
 
 def field_of(place: str, row: Any, *path: str | int) -> Any:

@@ -14,7 +14,7 @@ from holdfast.evaluation.answers.client import Reply
 from holdfast.evaluation.answers.client_settings import Settings
 from holdfast.evaluation.answers.generation import Generator, Request, collect
 from holdfast.evaluation.answers.journal import Journal
-from holdfast.evaluation.judged.assets import content_hash
+from holdfast.evaluation.judged.assets import all_finite, content_hash
 from holdfast.evaluation.judged.judgment_files import AskedWith
 
 REPLIES, FAILURES = "judge_replies.jsonl", "failures.jsonl"
@@ -216,7 +216,9 @@ def _opened(path: Path) -> Journal:
 def _is_reply(row: Mapping[str, Any]) -> bool:
     served = row.get("served")
     return (
-        isinstance(row.get("text"), str)
+        isinstance(row["key"], list)
+        and all_finite(row)
+        and isinstance(row.get("text"), str)
         and isinstance(row.get("tstamp"), int | float)
         and isinstance(row.get("imported"), bool)
         and isinstance(row.get("settings", 0), dict | None)

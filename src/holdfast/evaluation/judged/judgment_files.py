@@ -103,14 +103,31 @@ def write_judgments(folder: Path, name: Path, rows: Sequence[Row], key: KeyOf, s
     """
     target = folder / name
     new = {key(str(target), row): said(str(target), row) for row in rows}
-    kept, lost = [], []
+    told = {key(str(target), row): row for row in rows}
+    kept, lost, same = [], [], {}
     for place, row in read_table(target, "judgment") if target.exists() else []:
         if (at := key(place, row)) not in new:
             kept.append(row)
+        elif _holds(row, told[at]):
+            same[at] = row  # and what else it holds
         elif any(part is not None and part not in new[at] for part in said(place, row)):
             lost.append(row)
     put_aside(folder, name, lost, "judgments")
-    write_rows(target, [*kept, *rows])
+    write_rows(target, [*kept, *(_either(row, same.get(key(str(target), row))) for row in rows)])
+
+
+def _either(row: Row, fuller: Row | None) -> Row:
+    """The row, or one that holds all of it."""
+    return fuller if fuller is not None and _holds(fuller, row) else row
+
+
+def _holds(whole: Any, part: Any) -> bool:
+    """Whether a JSON value has all of another one, and perhaps further keys."""
+    if isinstance(whole, dict) and isinstance(part, dict):
+        return all(key in whole and _holds(whole[key], part[key]) for key in part)
+    if isinstance(whole, list) and isinstance(part, list):
+        return len(whole) == len(part) and all(map(_holds, whole, part))
+    return bool(whole == part)
 
 
 def put_aside(folder: Path, name: Path, rows: Sequence[Row], what: str) -> None:
