@@ -72,6 +72,7 @@ def test_sft_step(tmp_path: Path) -> None:
     check_setting(part, forms)
 
 
+@pytest.mark.soak
 def test_linear_logprob_quick(tmp_path: Path) -> None:
     report = measured(tmp_path, "linear_logprob", "--quick", "--dtype", "float32", "--head", "frozen")
     found = [(row["form"], row["vocab"]) for row in report["table"] if "failed" not in row]

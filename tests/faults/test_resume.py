@@ -230,7 +230,7 @@ def rows_by_step(taken: list[tuple[int, list[int]]]) -> dict[int, list[int]]:
     return found
 
 
-@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize("step", [2, pytest.param(4, marks=pytest.mark.soak)])
 def test_loaders_with_processes_of_their_own(tmp_path: Path, step: int) -> None:
     """They draw random numbers when they begin, persistent ones once a run."""
     loading = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "eval_strategy": "epoch"}

@@ -144,6 +144,7 @@ def test_killed_when_steps_are_logged_and_none_is_saved(
     require_same(folder, whole)
 
 
+@pytest.mark.soak
 def test_killed_at_random_times(place: Path, whole: dict[str, Any]) -> None:
     folder, output = place / "random", place / "random.log"
     rng = random.Random(SEED)

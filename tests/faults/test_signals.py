@@ -78,6 +78,7 @@ def test_between_steps(function: str, place: Path, tmp_path: Path, monkeypatch: 
     assert (sorted(path.name for path in folder.iterdir()) if folder.exists() else []) == there
 
 
+@pytest.mark.soak
 def test_in_the_middle_of_saving_the_model(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_the_command_line(place: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert "nothing is left to do" in output.read_text()
 
 
+@pytest.mark.soak
 def test_a_process_of_its_own(place: Path, tmp_path: Path) -> None:
     """Once without a fork: a real interpreter, stopped while it trains."""
     folder, output = tmp_path / "run", tmp_path / "output"
