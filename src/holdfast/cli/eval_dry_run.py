@@ -20,10 +20,10 @@ from holdfast.errors import HoldfastError
 if TYPE_CHECKING:
     from holdfast.cli.eval_judged import Options
     from holdfast.evaluation.answers.generation import Fail, Keep, Request
-    from holdfast.evaluation.judged.arena_hard import Arena
+    from holdfast.evaluation.judged.arena_hard import Arena, ArenaAnswers
     from holdfast.evaluation.judged.assets import Row
     from holdfast.evaluation.judged.judging import Known
-    from holdfast.evaluation.judged.mt_bench import MTBench
+    from holdfast.evaluation.judged.mt_bench import MTBench, TalkAnswers
     from holdfast.evaluation.judged.run import Run
 
 T = TypeVar("T")
@@ -37,8 +37,7 @@ def show_mt_bench_cost(options: Options, bench: MTBench, run: Run) -> None:
     from holdfast.evaluation.judged.mt_bench_run import asked_again, making_of, run_mt_bench, talk_answers
 
     answers = talk_answers(bench, replace(run, generator=None))
-    rows = {} if answers is None else {name: row for name, (_, row) in answers.oddities.rows.items()}
-    rows = _still_there(run, rows, making_of(run))
+    rows = _still_there(run, answers, making_of(run))
     lacking = [] if run.generator is None else [q for q in bench.questions if q.id not in rows]
     unknown = [answer_row(question, run.model, [UNKNOWN_ANSWER] * 2, 0.0) for question in lacking]
     if lacking:
@@ -63,8 +62,7 @@ def show_arena_cost(options: Options, arena: Arena, run: Run, baseline: Sequence
     from holdfast.evaluation.judged.arena_run import arena_answers, asked_again, making_of, run_arena
 
     answers = arena_answers(arena, replace(run, generator=None))
-    rows = {} if answers is None else {name: row for name, (_, row) in answers.oddities.rows.items()}
-    rows = _still_there(run, rows, making_of(run))
+    rows = _still_there(run, answers, making_of(run))
     lacking = [] if run.generator is None else [q for q in arena.questions if q.id not in rows]
     unknown = [arena_answer_row(question, run.model, UNKNOWN_ANSWER, 0.0, None) for question in lacking]
     if lacking:
@@ -87,10 +85,13 @@ def show_arena_cost(options: Options, arena: Arena, run: Run, baseline: Sequence
     _show_cost(options, rehearsed(run, [*rows.values(), *unknown], go))
 
 
-def _still_there(run: Run, rows: dict[Any, Row], made: Mapping[str, Any]) -> dict[Any, Row]:
+def _still_there(
+    run: Run, answers: TalkAnswers | ArenaAnswers | None, made: Mapping[str, Any]
+) -> dict[Any, Row]:
     """The answers that a run leaves as they are: all, or, of one that has them written, those of its own making."""
     from holdfast.evaluation.judged.answer_files import made_so
 
+    rows = {} if answers is None else {name: row for name, (_, row) in answers.oddities.rows.items()}
     if run.generator is None or not rows:  # a maker is known by all of its weights: a long read for nothing
         return rows
     making = run.making(made)

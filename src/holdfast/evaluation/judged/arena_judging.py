@@ -247,6 +247,9 @@ def read_judged(path: str | Path, model: str | None = None, *, required: bool = 
     for place, row in read_table(path, "judgment"):
         name = text_of(place, row, "model")
         models.add(name)
+        question = question_id(
+            place, row
+        )  # other models' too: what is written beside them must tell them apart
         if model is not None and name != model:
             continue
         games = field_of(place, row, "games")
@@ -255,7 +258,7 @@ def read_judged(path: str | Path, model: str | None = None, *, required: bool = 
         first, second = (_read_game(place, game) for game in games)
         judge = text_of(place, row, "judge") if "judge" in row else folder_judge
         baseline = text_of(place, row, "baseline") if "baseline" in row else None
-        found.append(Judged(question_id(place, row), (first, second), judge, baseline, row))
+        found.append(Judged(question, (first, second), judge, baseline, row))
     if required and not found:
         raise DataError(
             f"'{path}': no judgments of '{model}'; it has those of {', '.join(sorted(models)) or 'nobody'}"

@@ -259,8 +259,6 @@ def _earlier(arena: Arena, run: Run, file: Path) -> list[Judged]:
     path = run.folder / file
     if not path.exists():
         return []
-    for place, row in read_table(path, "judgment"):
-        question_id(place, row)  # other models' too: what is written keeps them, and must tell them apart
     rows = read_judged(path, run.model, required=False)
     return [one for one in rows if one.judge == run.judge.model and one.question not in arena.left_out]
 

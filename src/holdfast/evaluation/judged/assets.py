@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -120,11 +120,6 @@ def text_of(place: str, row: Any, *path: str | int) -> str:
     if not isinstance(value, str):
         raise DataError(f"{place}: '{'.'.join(map(str, path))}' must be a text, not {type(value).__name__}")
     return value
-
-
-def is_one_of(name: Any, ids: Collection[Any]) -> bool:
-    """Whether a value of a file, which may be anything, is one of these ids."""
-    return isinstance(name, str | int) and name in ids
 
 
 @dataclass(frozen=True)

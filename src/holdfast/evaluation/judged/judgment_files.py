@@ -102,23 +102,21 @@ def write_judgments(folder: Path, name: Path, rows: Sequence[Row], key: KeyOf, s
         DataError: the file holds what is no row.
     """
     target = folder / name
-    new = {key(str(target), row): said(str(target), row) for row in rows}
-    told = {key(str(target), row): row for row in rows}
+    placed = [(key(str(target), row), row) for row in rows]
+    new = dict(placed)
     kept, lost, same = [], [], {}
     for place, row in read_table(target, "judgment") if target.exists() else []:
         if (at := key(place, row)) not in new:
             kept.append(row)
-        elif _holds(row, told[at]):
+        elif _holds(row, new[at]):
             same[at] = row  # and what else it holds
-        elif any(part is not None and part not in new[at] for part in said(place, row)):
-            lost.append(row)
+        else:
+            now = said(str(target), new[at])
+            if any(part is not None and part not in now for part in said(place, row)):
+                lost.append(row)
     put_aside(folder, name, lost, "judgments")
-    write_rows(target, [*kept, *(_either(row, same.get(key(str(target), row))) for row in rows)])
-
-
-def _either(row: Row, fuller: Row | None) -> Row:
-    """The row, or one that holds all of it."""
-    return fuller if fuller is not None and _holds(fuller, row) else row
+    written = [same[at] if at in same and _holds(same[at], row) else row for at, row in placed]
+    write_rows(target, [*kept, *written])
 
 
 def _holds(whole: Any, part: Any) -> bool:
