@@ -204,8 +204,11 @@ def _run(benchmark: StepBenchmark, args: argparse.Namespace) -> dict[str, Any]:
     report = harness.report_header(benchmark.name, args)
     chosen = args.forms or [name for name, form in benchmark.forms.items() if form.default]
     at_once = 2 if args.quick else 1
-    settings = [_run_setting(benchmark, s, chosen, args.rounds, at_once) for s in _settings(args)]
-    return report | {"settings": settings}
+    report["settings"] = []
+    for setting in _settings(args):
+        report["settings"].append(_run_setting(benchmark, setting, chosen, args.rounds, at_once))
+        harness.write_report(report, args.output)  # what is measured outlives what fails after it
+    return report
 
 
 def _run_setting(

@@ -23,7 +23,10 @@ NORMS = {"llama": 2, "qwen3": 4, "gemma2": 4, "gemma3": 6}
 
 
 def taken(model: nn.Module) -> list[str]:
-    return [type(m).__name__ for m in model.modules() if "forward" in m.__dict__]
+    """Norms and MLPs; projections are taken wherever they are."""
+    return [
+        type(m).__name__ for m in model.modules() if "forward" in m.__dict__ and not isinstance(m, nn.Linear)
+    ]
 
 
 def pair_of(family: str, **options: Any) -> tuple[Any, Any]:

@@ -14,7 +14,12 @@ from torch import Tensor
 
 from holdfast.ops.gated_product import gated_product
 
-ACTS: list[Callable[[Tensor], Tensor]] = [F.silu, partial(F.gelu, approximate="tanh"), F.relu]
+ACTS: list[Callable[[Tensor], Tensor]] = [
+    F.silu,
+    partial(F.gelu, approximate="tanh"),
+    F.relu,
+    torch.nn.Identity(),
+]
 
 
 def inputs(rows: int, size: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -28,6 +33,7 @@ def inputs(rows: int, size: int, seed: int = 0, dtype: torch.dtype = torch.float
 def test_equals_autograd(rows: int, size: int, act: Callable[[Tensor], Tensor], seed: int) -> None:
     gate, up = inputs(rows, size, seed)
     upstream = torch.linspace(-1, 2, rows * size, dtype=torch.float64).view(rows, size)
+    before = gate.detach().clone(), up.detach().clone()
     found, expected = gated_product(gate, up, act), act(gate) * up
     assert torch.equal(found, expected)
     for actual, value in zip(
@@ -36,6 +42,8 @@ def test_equals_autograd(rows: int, size: int, act: Callable[[Tensor], Tensor], 
         strict=True,
     ):
         torch.testing.assert_close(actual, value, atol=1e-14, rtol=0)
+    assert torch.equal(gate, before[0])
+    assert torch.equal(up, before[1])
 
 
 def test_half_precision_as_autograd() -> None:

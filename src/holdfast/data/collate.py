@@ -6,6 +6,7 @@ A batch is a dict of tensors, which every loader and launcher can move, and of `
     position_ids  as input_ids    only for flattened and for shared-prefix rows
     row_lengths   one (prompt, chosen, rejected) a row, plain integers: only for flattened rows
     segment_ids   (rows, time)    only for padded shared-prefix rows; see `packing`
+    read_index    (read,)         the distinct ones of score_index, ascending: only for flattened rows
     score_index   (scored,)       into the flattened input_ids: the state that predicts each scored token
     target_ids    (scored,)       the scored (completion) tokens
     row_index     (examples,)     which rows of the data set these are
@@ -126,11 +127,13 @@ def flatten_rows(rows: Sequence[Row]) -> Batch:
         pieces += [array[branch:] for array, branch in zip(arrays, branches, strict=True)]
         return torch.from_numpy(join(pieces))[None]
 
+    score_index = join(sources)
     return {
         "input_ids": reorder([row.input_ids for row in rows]),
         "position_ids": reorder(positions),
         "row_lengths": tuple(row.lengths for row in rows),
-        "score_index": torch.from_numpy(join(sources)),
+        "read_index": torch.from_numpy(np.unique(score_index)),
+        "score_index": torch.from_numpy(score_index),
         "target_ids": torch.from_numpy(join(row.targets for row in rows)),
     }
 

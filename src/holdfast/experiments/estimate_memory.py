@@ -170,7 +170,10 @@ def checkpointed_share(args: LeanConfig) -> float:
 def _activations(
     shape: DecoderShape, args: LeanConfig, tokens: int, product: int, stream: int, rank: int | None
 ) -> float:
-    """Bytes that all layers keep. Of checkpointed ones only the input, and one whole layer while it is done again."""
+    """Bytes that all layers keep. Of checkpointed ones only the input, and one whole layer while it is done again.
+
+    The last layer is counted whole, though it is computed only where it is read: so no more is kept than this.
+    """
     options: Any = args.activation_checkpointing_kwargs or {}
     whole = sum(kept_by(layer, product, stream, rank) for layer in shape.layers)
     last = stream * shape.hidden  # the input of the norm behind the layers

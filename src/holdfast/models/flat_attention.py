@@ -120,8 +120,13 @@ def _switch(module: nn.Module) -> None:
     module.register_forward_hook(after, always_call=True)
 
 
-def flat_inputs(config: Any, row_lengths: Sequence[Sequence[int]], position_ids: Tensor) -> dict[str, Any]:
+def flat_inputs(
+    config: Any, row_lengths: Sequence[Sequence[int]], position_ids: Tensor, read: Tensor | None = None
+) -> dict[str, Any]:
     """What a decoder with `config` needs besides the tokens, to keep the rows of a flattened batch apart.
+
+    Args:
+        read: the tokens whose last hidden state is read, see `FlatRows`.
 
     Raises:
         ModelError: if the configuration rules flattened rows out.
@@ -129,7 +134,7 @@ def flat_inputs(config: Any, row_lengths: Sequence[Sequence[int]], position_ids:
     if refusal := flat_refusal(config):
         raise ModelError(f"flattened rows cannot be used, set `padding_free: false`: {refusal}")
     windows = layer_windows(config)
-    rows = FlatRows(row_lengths, config._attn_implementation)
+    rows = FlatRows(row_lengths, config._attn_implementation, read)
     if rows.backend == "flex_attention":
         masks = {kind: rows.block_mask(position_ids, window) for kind, window in windows.items()}
         mask = masks if len(masks) > 1 else masks.popitem()[1]

@@ -17,6 +17,9 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from holdfast.data.packing import CHOSEN, PROMPT, REJECTED, Lengths
 
+# With more than this share of the tokens read, to compute only those costs as much in copies as it saves.
+NEARLY_ALL = 0.9
+
 
 class Branch(NamedTuple):
     """A rejected part."""
@@ -44,9 +47,11 @@ class FlatRows:
     Args:
         lengths: (prompt, chosen, rejected) tokens of each row; see `holdfast.data.collate`.
         backend: the attention implementation the model is configured with.
+        read: (read,) int64, the tokens whose last hidden state is read, each once; None: all. Dropped where it is
+            nearly all.
     """
 
-    def __init__(self, lengths: Sequence[Sequence[int]], backend: str) -> None:
+    def __init__(self, lengths: Sequence[Sequence[int]], backend: str, read: Tensor | None = None) -> None:
         # a loader that pins memory makes lists of tuples
         self.lengths: tuple[Lengths, ...] = tuple((p, c, r) for p, c, r in lengths)
         self.backend = backend
@@ -58,6 +63,7 @@ class FlatRows:
             Branch(row, len(causal) + number, self.lengths[row][0])
             for number, (row, _) in enumerate(rejected)
         ]
+        self.read = None if read is None or len(read) > NEARLY_ALL * sum(self.sizes) else read
         self._built: dict[Any, Any] = {}
 
     def _once(self, key: tuple[Any, ...], build: Callable[[], Any]) -> Any:

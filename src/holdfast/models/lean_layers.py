@@ -1,6 +1,7 @@
 """Parts of transformers' decoder layers, computed with fewer copies: norms, gated MLPs, and inputs cast once.
 
 - An RMS norm, and the product inside a gated MLP, keep their inputs alone for the backward.
+- Float32 projections go by the faster of torch's libraries, see `ops.linear`.
 - Under autocast every projection casts its input for itself and keeps that copy: three times in attention, twice in
   an MLP. Here the input is cast once, where it enters.
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from holdfast.ops.gated_product import gated_product
+from holdfast.ops.linear import linear, onednn_is_faster
 from holdfast.ops.linear_logprob import as_product_sees
 from holdfast.ops.rms_norm import rms_norm
 
@@ -37,6 +39,8 @@ def install_lean_layers(decoder: nn.Module) -> None:
     for module in decoder.modules():
         if all(hasattr(module, name) for name in ATTENTION):
             module.register_forward_pre_hook(_cast_once, with_kwargs=True)
+        if type(module) is nn.Linear and "forward" not in module.__dict__ and onednn_is_faster():
+            module.forward = MethodType(_linear_forward, module)  # type: ignore[method-assign]
         if not _is_as_written(module):
             continue
         kind = type(module)
@@ -115,7 +119,19 @@ def _norm_forward(eps: float, rule: _NormRule, module: Any, hidden_states: Tenso
     return rms_norm(hidden_states, weight, eps, None if rule.widens else hidden_states.dtype)
 
 
+# ---- projections
+
+
+def _linear_forward(self: Any, input: Tensor) -> Tensor:
+    return linear(input, self.weight, self.bias)
+
+
 # ---- gated MLPs
+
+
+def is_lean_mlp(module: nn.Module) -> bool:
+    """Whether the module is a gated MLP that computes as said above."""
+    return getattr(module.__dict__.get("forward"), "__func__", None) is _gated_forward
 
 
 def _is_gated(module: Any) -> bool:

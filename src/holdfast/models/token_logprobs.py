@@ -33,14 +33,24 @@ from holdfast.models.flat_attention import (
     layer_windows,
     own_rule,
 )
+from holdfast.models.last_layer import install_last_layer
 from holdfast.models.lean_layers import install_lean_layers
 from holdfast.models.widened import HALF, in_float32
 from holdfast.ops.linear_logprob import WHOLE_LOGITS, implementation_for, linear_logprob
 from holdfast.ops.linear_objective import linear_objective
+from holdfast.ops.product_cache import bound_product_cache
 
 R = TypeVar("R")
 
-MODEL_KEYS = ("input_ids", "position_ids", "segment_ids", "row_lengths", "score_index", "target_ids")
+MODEL_KEYS = (
+    "input_ids",
+    "position_ids",
+    "segment_ids",
+    "row_lengths",
+    "read_index",
+    "score_index",
+    "target_ids",
+)
 
 
 def token_logprobs(model: nn.Module, batch: Batch) -> Tensor:
@@ -97,10 +107,13 @@ def install_logprob_forward(model: nn.Module, implementation: str | None = None)
     # `generate` reads the signature. `functools.wraps` would also set `__wrapped__`, which Accelerate follows
     # to undo mixed precision, and would undo this with it.
     forward.__signature__ = inspect.signature(causal_lm.forward)  # type: ignore[attr-defined]
+    bound_product_cache()
     causal_lm._holdfast_forward = causal_lm.forward
+    causal_lm._holdfast_reads_less = True  # of the last layer; `check_logprob_forward` sees whether it may
     causal_lm.forward = MethodType(forward, causal_lm)
     install_flat_attention(causal_lm.get_decoder())
     install_lean_layers(causal_lm.get_decoder())
+    install_last_layer(causal_lm.get_decoder())
 
 
 def causal_lm_of(model: nn.Module) -> PreTrainedModel:
@@ -119,6 +132,7 @@ def _logprob_forward(
     position_ids: Tensor | None = None,
     segment_ids: Tensor | None = None,
     row_lengths: Sequence[Sequence[int]] | None = None,
+    read_index: Tensor | None = None,
     losses: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(rows, time) or flattened (1, tokens) -> (scored,) log-probs; see `holdfast.data.collate` for the shapes.
@@ -129,7 +143,8 @@ def _logprob_forward(
     inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
     if row_lengths is not None:
         assert position_ids is not None
-        inputs |= flat_inputs(decoder.config, row_lengths, position_ids)
+        read = read_index if causal_lm._holdfast_reads_less else None
+        inputs |= flat_inputs(decoder.config, row_lengths, position_ids, read)
     elif segment_ids is not None:
         assert position_ids is not None
         inputs["position_ids"] = position_ids
@@ -284,7 +299,10 @@ def check_logprob_forward(model: nn.Module, pad_token_id: int = 0) -> ForwardChe
                     f"(largest difference {(ours - theirs).abs().max().item():.3g} nats); it cannot be trained here"
                 )
             exact = _by_pair(ours, plain)
-            flat_reason = flat_reason or _refusal(model, flat, exact, "flattened rows")
+            if not flat_reason and (flat_reason := _refusal(model, flat, exact, "flattened rows")):
+                # the rows may be taken by a model that reads more of its last layer than is known here
+                causal_lm._holdfast_reads_less = False
+                flat_reason = _refusal(model, flat, exact, "flattened rows")
             shared_reason = shared_reason or _refusal(model, shared, exact, "a shared-prefix mask")
         # A launcher that shards the model moves it later: the kernel cannot run yet, but the rule has been measured.
         if flash and not flat_reason and device.type != "cpu":

@@ -180,11 +180,17 @@ class _Blocks:
 
         `per_exponential` and `own` are (tokens, 1), what a token's exponentials and its target's own row count for.
         """
-        factor = torch.empty_like(self.hidden)
+        factor, former = torch.empty_like(self.hidden), None
         for number, (exponentials, relative_to) in enumerate(zip(kept[::2], kept[1::2], strict=True)):
             start = number * self.width
             entries = slice(start, start + exponentials.shape[1])
-            factor.copy_(self.hidden * (per_exponential * (relative_to - maximum).exp_()))
+            scale = per_exponential * (relative_to - maximum).exp_()
+            if former is None or self.hidden.device.type != "cpu":  # where looking at them would wait
+                factor.copy_(self.hidden * scale)
+            else:  # few have: the n-th block holds a token's largest logit so far about once in n times
+                changed = (relative_to != former).squeeze(1).nonzero().squeeze(1)
+                factor[changed] = (self.hidden[changed] * scale[changed]).to(factor.dtype)
+            former = relative_to
             self.set_rows(out, exponentials, factor, entries)
         within = self.targets < entries.stop
         rows = self.hidden * own.where(within.unsqueeze(1), 0)

@@ -31,7 +31,7 @@ class _GatedProduct(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(gate, up)
         ctx.act = act
-        return act(gate) * up
+        return _times(act(gate), up, gate)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -42,4 +42,11 @@ class _GatedProduct(torch.autograd.Function):
             leaf = gate.detach().requires_grad_()
             active = ctx.act(leaf)
         (d_gate,) = torch.autograd.grad(active, leaf, upstream * up)
-        return d_gate, upstream * active.detach(), None
+        return d_gate, _times(active.detach(), upstream, gate), None
+
+
+def _times(active: Tensor, factor: Tensor, gate: Tensor) -> Tensor:
+    """`active * factor`, in the memory of `active` unless `act` gave back its input: fresh memory costs a CPU more."""
+    if torch.compiler.is_compiling() or active.dtype != factor.dtype or active.data_ptr() == gate.data_ptr():
+        return active * factor
+    return active.mul_(factor)

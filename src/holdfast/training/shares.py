@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 from holdfast.data.collate import Batch
 
 # What the model reads of a batch; all else belongs to its rows.
-INPUTS = frozenset({"input_ids", "position_ids", "segment_ids", "row_lengths"})
+INPUTS = frozenset({"input_ids", "position_ids", "segment_ids", "row_lengths", "read_index"})
 
 
 class Shares(BatchSampler):

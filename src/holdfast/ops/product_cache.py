@@ -1,0 +1,24 @@
+"""How many shapes of matrix products oneDNN remembers.
+
+For every shape it has met, torch's oneDNN keeps the compiled product and its working memory, some megabytes for a layer's
+product of a thousand tokens, up to 1,024 of them. Rows without padding bring a new number of tokens with every
+micro-batch, and bfloat16 training on a CPU grows by gigabytes (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import os
+
+# oneDNN's own cache, and that of the layer between it and torch, which holds on to what the first lets go.
+VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+# The backward of a layer goes around in at most a dozen shapes; a cache smaller than that would never find one again.
+SHAPES = 32
+
+
+def bound_product_cache() -> None:
+    """Let oneDNN remember `SHAPES` shapes, unless the environment says otherwise.
+
+    Both variables are read at the first product that oneDNN computes in this process: later calls change nothing.
+    """
+    for variable in VARIABLES:
+        os.environ.setdefault(variable, str(SHAPES))
