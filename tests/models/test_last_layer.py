@@ -9,12 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from holdfast.data.collate import Batch, PairCollator, SFTCollator
 from holdfast.models.flat_rows import FlatRows
 from holdfast.models.tiny import tiny_model
-from holdfast.models.token_logprobs import install_logprob_forward, token_logprobs
+from holdfast.models.token_logprobs import (
+    causal_lm_of,
+    check_logprob_forward,
+    install_logprob_forward,
+    token_logprobs,
+)
+from holdfast.training.shares import emptied
 
 from .conftest import FLAT_FAMILIES, LENGTHS, VOCAB, Float64Throughout, assert_same, build, examples
 
@@ -35,18 +42,23 @@ def measure(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     return logps.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def rows_of_the_last_mlp(model: Any, batch: Batch) -> list[int]:
-    """Positions that the last and the first layer's MLP computed."""
-    seen: list[int] = []
-    decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
-    handles = [
-        decoder.layers[n].mlp.down_proj.register_forward_hook(lambda m, a, out: seen.append(out.shape[1]))
-        for n in (-1, 0)
-    ]
+def positions_computed(model: Any, batch: Batch) -> list[set[int]]:
+    """How many positions the last layer's query and output projections and its MLP computed, and the first layer's."""
+    decoder = causal_lm_of(model).get_decoder()
+    found: list[set[int]] = []
+    handles = []
+    for layer in (decoder.layers[-1], decoder.layers[0]):
+        seen: set[int] = set()
+        found.append(seen)
+        for module in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp.down_proj):
+            module = getattr(
+                module, "base_layer", module
+            )  # inside an adapter, whose own output is spread again
+            handles.append(module.register_forward_pre_hook(lambda m, a, s=seen: s.add(a[0].shape[1])))
     token_logprobs(model, batch)
     for handle in handles:
         handle.remove()
-    return sorted(seen)
+    return found
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
@@ -59,8 +71,8 @@ def test_the_same_and_less(family: str, adapter: bool) -> None:
         model = build(family, adapter)
         expected = measure(model, everywhere(batch))
         assert_same(measure(model, batch), expected, 1e-12)
-    assert rows_of_the_last_mlp(model, batch) == [read, tokens]
-    assert rows_of_the_last_mlp(model, everywhere(batch)) == [tokens, tokens]
+    assert positions_computed(model, batch) == [{read}, {tokens}]
+    assert positions_computed(model, everywhere(batch)) == [{tokens}, {tokens}]
 
 
 ROWS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4)
@@ -89,12 +101,12 @@ def test_demonstrations_of_several_turns() -> None:
     with Float64Throughout():
         model = build("llama")
         assert_same(measure(model, batch), measure(model, everywhere(batch)), 1e-12)
-    assert rows_of_the_last_mlp(model, batch) == [len(batch["read_index"]), batch["input_ids"].shape[1]]
+    assert positions_computed(model, batch) == [{len(batch["read_index"])}, {batch["input_ids"].shape[1]}]
 
 
-def two_graphs(model: Any, batches: list[Batch]) -> list[dict[str, Tensor]]:
+def two_graphs(model: Any, batches: list[Batch], reentrant: bool = False) -> list[dict[str, Tensor]]:
     """Gradients of both batches, each layer computed again in the backward, after both have been through it."""
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
     sums = []
     for batch in batches:
@@ -111,11 +123,12 @@ def two_graphs(model: Any, batches: list[Batch]) -> list[dict[str, Tensor]]:
 BATCHES = [batch_of(), batch_of([(8, 2, 3), (5, 5, 1)])]
 
 
-def test_two_graphs_computed_again() -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_two_graphs_computed_again(reentrant: bool) -> None:
     """Checkpointing runs the layer without its hooks, after another batch has been through it."""
     model: Any = build("qwen3")
     expected = [measure(model, everywhere(batch)) for batch in BATCHES]
-    for (loss, gradients), found in zip(expected, two_graphs(model, BATCHES), strict=True):
+    for (loss, gradients), found in zip(expected, two_graphs(model, BATCHES, reentrant), strict=True):
         assert_same((loss, found), (loss, gradients), 1e-6)  # norms are float32
 
 
@@ -138,22 +151,98 @@ def test_an_mlp_before_its_attention_is_left_alone() -> None:
     install_logprob_forward(model)
     expected = [measure(model, everywhere(batch)) for batch in BATCHES]
     for batch in BATCHES:
-        assert rows_of_the_last_mlp(model, batch)[0] == batch["input_ids"].shape[1]
+        # its projections, and the MLP
+        assert positions_computed(model, batch)[0] == {len(batch["read_index"]), batch["input_ids"].shape[1]}
     for (loss, gradients), found in zip(expected, two_graphs(model, BATCHES), strict=True):
         assert_same((loss, found), (loss, gradients), 1e-6)
 
 
-def test_plain_calls_compute_everything() -> None:
-    model: Any = build("qwen3").eval()
+def test_calls_without_rows_compute_everything() -> None:
+    model, untouched = build("qwen3"), tiny_model("qwen3", VOCAB, dtype=torch.float64)
     token_logprobs(model, batch_of())
-    seen: list[int] = []
-    model.get_decoder().layers[-1].mlp.register_forward_hook(lambda m, a, out: seen.append(out.shape[1]))
     ids = torch.tensor([[1, 2, 3, 4, 5, 6]])
-    logits = model(input_ids=ids).logits
-    assert seen == [6]
-    assert logits[0, 0].abs().sum() > 0
+    torch.testing.assert_close(model(input_ids=ids).logits, untouched(input_ids=ids).logits)
     padded = PairCollator(0, True, False)(examples(LENGTHS))
+    tokens = padded["input_ids"].shape[1]
     assert "read_index" not in padded
+    assert positions_computed(model, padded) == [{tokens}, {tokens}]
+
+
+def test_a_share_without_rows() -> None:
+    """A process that has none left computes a row that stands in, and no token of it is scored."""
+    model = build("llama")
+    loss, gradients = measure(model, emptied(batch_of()))
+    assert len(loss) == 0
+    assert all(not gradient.any() for gradient in gradients.values())
+
+
+def test_under_autocast() -> None:
+    model: Any = tiny_model("llama", VOCAB)
+    install_logprob_forward(model)
+    batch = batch_of()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (loss, gradients), (expected, others) = measure(model, batch), measure(model, everywhere(batch))
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-2)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(
+            gradient, others[name], rtol=0, atol=2e-2 * float(others[name].abs().max())
+        )
+
+
+def mixture() -> Any:
+    """Its experts are gated MLPs as well, and take (tokens, hidden)."""
+    torch.manual_seed(0)
+    return Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            intermediate_size=48,
+            moe_intermediate_size=16,
+            shared_expert_intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_experts=4,
+            num_experts_per_tok=2,
+        )
+    ).eval()
+
+
+def test_a_mixture_of_experts() -> None:
+    model = mixture()
+    install_logprob_forward(model)
+    assert check_logprob_forward(model).padding_free
+    batch = batch_of()
+    torch.testing.assert_close(
+        token_logprobs(model, batch), token_logprobs(model, everywhere(batch)), rtol=1e-4, atol=1e-5
+    )
+    assert model._holdfast_reads_less
+
+
+class Looped(nn.Module):
+    """A layer that mixes positions behind its MLP."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer, self.self_attn, self.mlp = layer, layer.self_attn, layer.mlp
+        self.attention_type = getattr(layer, "attention_type", "full_attention")
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        once = self.layer(hidden_states, **kwargs)
+        result: Tensor = self.layer(once, **kwargs)
+        return result
+
+
+def test_a_model_that_reads_more_computes_everything() -> None:
+    """Found out by the check before training; flattened rows stay."""
+    model: Any = tiny_model("llama", VOCAB, dtype=torch.float64)
+    layers = model.get_decoder().layers
+    layers[-1] = Looped(layers[-1])
+    install_logprob_forward(model)
+    assert check_logprob_forward(model).padding_free
+    assert not model._holdfast_reads_less
+    batch = batch_of()
+    assert torch.equal(token_logprobs(model, batch), token_logprobs(model, everywhere(batch)))
 
 
 def test_nearly_all_read_is_all() -> None:

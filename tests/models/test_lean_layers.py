@@ -12,8 +12,10 @@ from transformers import AutoModelForCausalLM, OlmoConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
+from holdfast.models import lean_layers
 from holdfast.models.lean_layers import install_lean_layers
 from holdfast.models.tiny import tiny_model
+from holdfast.ops import linear
 
 from .conftest import FAMILIES, VOCAB, Float64Throughout
 
@@ -159,6 +161,37 @@ def test_what_computes_otherwise_stays_as_it_is() -> None:
         assert changed
         assert not any("forward" in m.__dict__ for m in changed)
         torch.testing.assert_close(model(input_ids=IDS).logits, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not linear._agrees(), reason="this torch has no oneDNN product")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_projections_by_onednn(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is the faster one: every projection of every layer, forward and back, and the same results."""
+    products: list[int] = []
+    own = linear._product
+
+    def product(*given: Any) -> Tensor:
+        products.append(1)
+        return own(*given)
+
+    monkeypatch.setattr(lean_layers, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(linear, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(linear, "FEWEST", 0)
+    monkeypatch.setattr(linear, "_product", product)
+    plain, lean = pair_of(family)
+    expected, gradients = loss_and_gradients(plain)
+    loss, found = loss_and_gradients(lean)
+    projections = sum(isinstance(m, nn.Linear) for m in lean.get_decoder().modules())
+    assert len(products) == 2 * projections
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_projections_are_left_alone_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_layers, "onednn_is_faster", lambda: False)
+    _, lean = pair_of("llama")
+    assert not any("forward" in m.__dict__ for m in lean.modules() if isinstance(m, nn.Linear))
 
 
 def test_a_layer_norm_is_none_of_ours() -> None:

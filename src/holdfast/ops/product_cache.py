@@ -1,8 +1,8 @@
 """How many shapes of matrix products oneDNN remembers.
 
-For every shape it has met, torch's oneDNN keeps the compiled product and its working memory, some megabytes for a layer's
-product of a thousand tokens, up to 1,024 of them. Rows without padding bring a new number of tokens with every
-micro-batch, and bfloat16 training on a CPU grows by gigabytes (docs/log.md).
+For every shape it has met, up to 1,024 of them, torch's oneDNN keeps the compiled product and its working memory: some
+megabytes for a layer's product of a thousand tokens. Rows without padding bring a new number of tokens with every
+micro-batch, and bfloat16 training on a CPU would grow by gigabytes (docs/log.md).
 """
 
 from __future__ import annotations
