@@ -1,9 +1,9 @@
 """`F.linear` in float32 by oneDNN, on processors where that is the faster of the two libraries torch brings.
 
-torch multiplies float32 matrices through MKL, which has its widest vector instructions for Intel's processors alone;
-oneDNN has them for every one with AVX-512. There a product with a weight, or with its transpose, takes 0.7 to 0.9 of
-the time (docs/log.md); that of two activations, which makes the weight's gradient, does not, and stays where it was.
-Half precision is oneDNN's already. Both libraries sum in float32; the results differ by rounding.
+torch multiplies float32 matrices through MKL. On AMD's processors with AVX-512 a product with a weight, or with its
+transpose, takes oneDNN 0.7 to 0.9 of that time (docs/log.md); that of two activations, which makes the weight's
+gradient, does not, and stays where it was. Half precision is oneDNN's already. Both libraries sum in float32; the
+results differ by rounding.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from holdfast.models.token_logprobs import (
     head_form,
     install_logprob_forward,
 )
+from holdfast.ops.linear import onednn_is_faster
 from holdfast.training.backends import SayBackends
 from holdfast.training.config import LeanConfig
 from holdfast.training.distributed import DistributedTrainer
@@ -160,6 +161,8 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
             logger.info("LM head: %s", self.head)
         attention = causal_lm_of(self.model).get_decoder().config._attn_implementation
         self.backends = {"LM head": self.head, "attention": attention}
+        if half is None and args.device.type == "cpu" and onednn_is_faster():
+            self.backends["float32 projections"] = "oneDNN"
         self.add_callback(SayBackends(self.backends))
         self._ready()
 
