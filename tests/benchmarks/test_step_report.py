@@ -25,7 +25,7 @@ def run(name: str, turn: int = 0, seconds: float = 1.0, **changes: Any) -> dict[
         "peak_bytes": 10,
         "grown_bytes": 5,
         "useful_operations": 60.0,
-        "matmul_rates": {"before": [100.0, 120.0], "after": [120.0]},
+        "matmul_rates": {"before": [50.0, 120.0], "after": [60.0]},
         "losses": [2.0, 1.0],
         "gradient_norms": [4.0, 3.0],
         **changes,

@@ -29,11 +29,7 @@ def install_last_layer(decoder: nn.Module) -> None:
     everywhere, and so is all of it under FlexAttention, which hears of no rows.
     """
     layers = getattr(decoder, "layers", None)
-    if (
-        not isinstance(layers, nn.ModuleList)
-        or not layers
-        or sum(layer is layers[-1] for layer in layers) > 1
-    ):
+    if not isinstance(layers, nn.ModuleList) or not layers:
         return
     attentions = [m for m in layers[-1].modules() if all(hasattr(m, n) for n in (*ATTENTION, "o_proj"))]
     if len(attentions) == 1:
@@ -49,9 +45,8 @@ class _LastLayer:
     """
 
     def __init__(self, layer: nn.Module, attention: Any, mlps: Sequence[nn.Module]) -> None:
-        self.read: tuple[Tensor, int] | None = (
-            None  # the tokens read, of how many, since the attention was called
-        )
+        # the tokens read, and of how many, since the attention was called
+        self.read: tuple[Tensor, int] | None = None
         self.expected = False  # that it will be called with rows
         self.mlp_first = False
         layer.register_forward_pre_hook(self._enter, with_kwargs=True)
