@@ -67,8 +67,8 @@ def main(benchmark: StepBenchmark) -> None:
     if args.report:
         report = json.loads(args.report.read_text(encoding="utf-8"))
     else:
-        report = _run(benchmark, args)
-        print(f"raw figures: {harness.write_report(report, args.output)}\n")
+        report, path = _run(benchmark, args)
+        print(f"raw figures: {path}\n")
     for part in report["settings"]:
         print(f"{heading(part)}\n")
         harness.print_table(COLUMNS, [cells(row) for row in part["table"]])
@@ -200,15 +200,16 @@ def _measure(benchmark: StepBenchmark, case: dict[str, Any]) -> dict[str, Any]:
 # ---- rounds
 
 
-def _run(benchmark: StepBenchmark, args: argparse.Namespace) -> dict[str, Any]:
+def _run(benchmark: StepBenchmark, args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The report, and where it is: written after each setting, so that what is measured outlives what fails."""
     report = harness.report_header(benchmark.name, args)
     chosen = args.forms or [name for name, form in benchmark.forms.items() if form.default]
     at_once = 2 if args.quick else 1
     report["settings"] = []
     for setting in _settings(args):
         report["settings"].append(_run_setting(benchmark, setting, chosen, args.rounds, at_once))
-        harness.write_report(report, args.output)  # what is measured outlives what fails after it
-    return report
+        path = harness.write_report(report, args.output)
+    return report, path
 
 
 def _run_setting(

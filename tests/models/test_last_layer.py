@@ -34,11 +34,16 @@ def everywhere(batch: Batch) -> Batch:
     return {key: value for key, value in batch.items() if key != "read_index"}
 
 
+def weighted(logps: Tensor) -> Tensor:
+    """Their sum, each with a factor of its own."""
+    return (logps * torch.linspace(-1, 2, len(logps), dtype=logps.dtype)).sum()
+
+
 def measure(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """The sum of the log-probs, each with a factor of its own, and its gradients."""
+    """The log-probs, and the gradients of their weighted sum."""
     model.zero_grad()
     logps = token_logprobs(model, batch)
-    (logps * torch.linspace(-1, 2, len(logps), dtype=logps.dtype)).sum().backward()
+    weighted(logps).backward()
     return logps.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -51,10 +56,8 @@ def positions_computed(model: Any, batch: Batch) -> list[set[int]]:
         seen: set[int] = set()
         found.append(seen)
         for module in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp.down_proj):
-            module = getattr(
-                module, "base_layer", module
-            )  # inside an adapter, whose own output is spread again
-            handles.append(module.register_forward_pre_hook(lambda m, a, s=seen: s.add(a[0].shape[1])))
+            inner = getattr(module, "base_layer", module)  # of an adapter
+            handles.append(inner.register_forward_pre_hook(lambda m, a, s=seen: s.add(a[0].shape[1])))
     token_logprobs(model, batch)
     for handle in handles:
         handle.remove()
@@ -108,10 +111,7 @@ def two_graphs(model: Any, batches: list[Batch], reentrant: bool = False) -> lis
     """Gradients of both batches, each layer computed again in the backward, after both have been through it."""
     model.activation_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    sums = []
-    for batch in batches:
-        logps = token_logprobs(model, batch)
-        sums.append((logps * torch.linspace(-1, 2, len(logps), dtype=logps.dtype)).sum())
+    sums = [weighted(token_logprobs(model, batch)) for batch in batches]
     found = []
     for loss in sums:
         model.zero_grad()

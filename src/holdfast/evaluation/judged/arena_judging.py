@@ -247,9 +247,8 @@ def read_judged(path: str | Path, model: str | None = None, *, required: bool = 
     for place, row in read_table(path, "judgment"):
         name = text_of(place, row, "model")
         models.add(name)
-        question = question_id(
-            place, row
-        )  # other models' too: what is written beside them must tell them apart
+        # other models' too: what is written beside them must tell them apart
+        question = question_id(place, row)
         if model is not None and name != model:
             continue
         games = field_of(place, row, "games")
