@@ -179,5 +179,9 @@ def test_a_disk_that_is_full_on_the_main_process(
 
 def test_a_process_that_fails_alone_ends_the_other(of_two: list[dict[str, Any]]) -> None:
     """The other one waits for gradients that never come: it ends when its peer is gone, without a launcher too."""
-    assert "Connection closed" in of_two[0]["only_one_fails"]["traceback"]
-    assert "ZeroDivisionError" in of_two[1]["only_one_fails"]["traceback"]
+    other, own = (result["only_one_fails"]["traceback"] for result in of_two)
+    assert "ZeroDivisionError" in own
+    assert "ZeroDivisionError" not in other
+    # which one depends on what was under way between the two when the peer's socket went
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    assert any(words in other for words in gone), other
