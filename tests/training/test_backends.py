@@ -9,7 +9,7 @@ import pytest
 from holdfast import PreferenceConfig, PreferenceTrainer
 from holdfast.errors import ConfigError
 from holdfast.ops.linear import onednn_is_faster
-from holdfast.training import backends, config
+from holdfast.training import backends, config, lean_trainer
 from tests.training.conftest import rows
 
 
@@ -37,6 +37,34 @@ def test_the_backends_are_printed_once_and_can_be_chosen(
         f"LM head: torch, a block of the vocabulary at a time; {attention}; {form}",
         f"LM head: torch, whole logits; {attention}; {form}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "slower", "words"),
+    [
+        ({"bf16": True}, True, "sdpa, in float32"),
+        ({"bf16": True}, False, "sdpa"),
+        ({}, True, "sdpa"),
+        ({"bf16": True, "padding_free": False}, True, "sdpa"),  # transformers' own attention
+    ],
+)
+def test_attention_says_when_it_widens_half_precision(
+    settings: dict[str, Any],
+    slower: bool,
+    words: str,
+    model_of: Any,
+    tokenizer: Any,
+    arguments: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lean_trainer, "half_is_slower", lambda: slower)
+    trainer = PreferenceTrainer(
+        model=model_of(),
+        args=PreferenceConfig(**arguments | settings),
+        train_dataset=rows(4),
+        processing_class=tokenizer,
+    )
+    assert trainer.backends["attention"] == words
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ kernels. So the decoder is given the rows' lengths as a keyword, which transform
 layer, and while it runs with that keyword its attention is ours:
 
 - `sdpa`: one causal call for each `[prompt | chosen]`, one for each rejected part against `[prompt | rejected]` (more
-  where one is long or under a window), all of whose masks are views of one;
+  where one is long or under a window), all of whose masks are views of one; on a CPU by `ops.prefix_attention`;
 - FlashAttention: one variable-length call for all of them;
 - `flex_attention`: transformers' own function, given a block mask.
 
@@ -18,6 +18,7 @@ the backward, long after the decoder's forward has returned, and with nothing bu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from transformers.modeling_flash_attention_utils import (
 
 from holdfast.errors import ModelError
 from holdfast.models.flat_rows import FlatRows
+from holdfast.ops.attention_calls import Call, attention_calls
+from holdfast.ops.prefix_attention import compute_dtype, prefix_attention, takes_prefix_attention
 
 NAME = "holdfast"  # of the attention function
 ROWS = "flat_rows"  # the keyword under which the rows travel to it
@@ -47,10 +50,6 @@ OWN_RULES = (
     "window_size",
 )
 DROPOUTS = ("attention_dropout", "attn_dropout", "attn_pdrop", "attention_probs_dropout_prob")
-# Under a sliding window a long part is cut into calls of at least this many queries, so that its cost is linear.
-BAND = 256
-# No call with a mask has more queries than this, so that a mask is no square of a part's length or of its window.
-STRIPE = 1024
 # Keywords that layers hand to attention and that change nothing in it.
 IDLE = frozenset({"position_ids", "cache_position", "return_dict"})
 
@@ -207,12 +206,15 @@ def _window(module: Any) -> int | None:
 def _sdpa(
     rows: FlatRows, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
-    # `split` and not slices: its backward is one concatenation, that of a slice fills a whole gradient with zeros.
-    # Where autocast would cast each part in each call, the whole is cast once.
     device = query.device.type
+    # where autocast would cast each part in each call, the whole is cast once
     if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if takes_prefix_attention(query, key, value):
+        mask = partial(rows.additive_mask, dtype=compute_dtype(query.dtype))
+        return prefix_attention(query, key, value, rows.prefix_rows(), mask, scale, window)
+    # `split` and not slices: its backward is one concatenation, that of a slice fills a whole gradient with zeros
     queries, keys, values = (tensor.split(rows.sizes, dim=2) for tensor in (query, key, value))
     parts = list(zip(queries, keys, values, strict=True))
     for branch in rows.branches:
@@ -223,10 +225,6 @@ def _sdpa(
             torch.cat([prompt_keys[:, :, first : branch.prompt], own[1]], dim=2),
             torch.cat([prompt_values[:, :, first : branch.prompt], own[2]], dim=2),
         )
-    if rows.branches and window is None and device == "cpu":  # one mask for all, as large as the largest
-        rejected = [parts[branch.part] for branch in rows.branches]
-        queries_at_most, keys_at_most = (max(part[n].shape[2] for part in rejected) for n in (0, 1))
-        rows.additive_mask(min(queries_at_most, STRIPE), keys_at_most, None, query.dtype)
     return torch.cat([_attend(rows, *part, scale, window).transpose(1, 2) for part in parts], dim=1)
 
 
@@ -234,35 +232,32 @@ def _attend(
     rows: FlatRows, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
     """Bottom-right causal attention of one part, without a mask wherever a kernel can do without."""
-    queries, keys, device = query.shape[2], key.shape[2], query.device
-    banded = window is not None and keys > window
-    causal = not banded and queries == keys
-    masked = banded or (not causal and device.type != "cuda")
-    step = min(max(window, BAND), STRIPE) if window is not None and banded else STRIPE
-    if masked and queries > step:
-        outputs = []
-        for first in range(0, queries, step):
-            # the keys up to the last query of the call, from the first one that its first query sees
-            end = min(first + step, queries) + keys - queries
-            back = end if window is None else window - 1
-            seen = slice(max(0, first + keys - queries - back), end)
-            call = query[:, :, first : first + step], key[:, :, seen], value[:, :, seen]
-            outputs.append(_attend(rows, *call, scale, window))
-        return torch.cat(outputs, dim=2)
+    calls = attention_calls(query.shape[2], key.shape[2], window, cut=query.device.type != "cuda")
+    outputs = [_call(rows, call, query, key, value, scale) for call in calls]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+def _call(
+    rows: FlatRows, call: Call, query: Tensor, key: Tensor, value: Tensor, scale: float | None
+) -> Tensor:
+    query, key, value = query[:, :, call.queries], key[:, :, call.keys], value[:, :, call.keys]
+    device, banded = query.device, call.window is not None
     mask: Tensor | None = None
-    if masked and device.type == "cpu":
-        mask = rows.additive_mask(queries, keys, window if banded else None, query.dtype)
-    elif masked:
-        mask = rows.causal_mask(queries, keys, window if banded else None, device)
-    elif not causal:
-        mask = causal_lower_right(queries, keys)
+    if call.causal:
+        pass
+    elif device.type == "cpu":
+        mask = rows.additive_mask(*call.rule, query.dtype)
+    elif banded or device.type != "cuda":
+        mask = rows.causal_mask(*call.rule, device)
+    else:
+        mask = causal_lower_right(query.shape[2], key.shape[2])
     grouped = key.shape[1] != query.shape[1]
     if grouped and device.type != "cpu" and (banded or device.type != "cuda" or query.element_size() > 2):
         # elsewhere, grouped queries would cost the kernel
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
         grouped = False
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+        query, key, value, attn_mask=mask, is_causal=call.causal, scale=scale, enable_gqa=grouped
     )
 
 

@@ -9,6 +9,7 @@ queries and keys of one call need no positions of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from holdfast.data.packing import CHOSEN, PROMPT, REJECTED, Lengths
+from holdfast.ops.prefix_attention import PrefixRow
 
 # With more than this share of the tokens read, to compute only those costs as much in copies as it saves.
 NEARLY_ALL = 0.9
@@ -92,6 +94,20 @@ class FlatRows:
             whole = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, -torch.inf)
             self._built[key] = whole
         return whole[whole.shape[0] - queries :, whole.shape[1] - keys :]
+
+    def prefix_rows(self) -> list[PrefixRow]:
+        """Where each row's parts lie."""
+
+        def build() -> list[PrefixRow]:
+            starts = [0, *accumulate(self.sizes)]
+            places = [slice(*ends) for ends in pairwise(starts)]
+            rejected = {branch.row: places[branch.part] for branch in self.branches}
+            return [
+                PrefixRow(places[row], prompt, *([rejected[row]] if row in rejected else []))
+                for row, (prompt, _, _) in enumerate(self.lengths)
+            ]
+
+        return self._once(("prefix",), build)
 
     def varlen(self, device: torch.device) -> Varlen:
         """What a variable-length kernel with bottom-right causality needs."""

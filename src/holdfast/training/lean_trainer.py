@@ -38,6 +38,7 @@ from holdfast.models.token_logprobs import (
     install_logprob_forward,
 )
 from holdfast.ops.linear import onednn_is_faster
+from holdfast.ops.prefix_attention import half_is_slower
 from holdfast.training.backends import SayBackends
 from holdfast.training.config import LeanConfig
 from holdfast.training.distributed import DistributedTrainer
@@ -161,8 +162,11 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
             logger.info("LM head: %s", self.head)
         attention = causal_lm_of(self.model).get_decoder().config._attn_implementation
         self.backends = {"LM head": self.head, "attention": attention}
-        if half is None and args.device.type == "cpu" and onednn_is_faster():
-            self.backends["float32 projections"] = "oneDNN"
+        if args.device.type == "cpu":
+            if half is None and onednn_is_faster():
+                self.backends["float32 projections"] = "oneDNN"
+            if half is not None and attention == "sdpa" and self.padding_free and half_is_slower():
+                self.backends["attention"] += ", in float32"
         self.add_callback(SayBackends(self.backends))
         self._ready()
 
