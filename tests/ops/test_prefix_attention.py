@@ -96,9 +96,11 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) 
 
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls of two queries under a window, of four without one."""
+    """Calls of two to four queries."""
     monkeypatch.setattr(attention_calls, "BAND", 2)
     monkeypatch.setattr(attention_calls, "STRIPE", 4)
+    monkeypatch.setattr(module, "CUT", 3)
+    monkeypatch.setattr(module, "UNCUT", 4)
 
 
 @needs_kernel
@@ -153,8 +155,8 @@ def test_cut_into_calls_it_is_the_same(cut: None, **case: Any) -> None:
 @needs_kernel
 @pytest.mark.parametrize("window", [None, 300])
 def test_long_parts(window: int | None) -> None:
-    """Longer than the kernel's own blocks, of 256 queries and 512 keys, and than a call."""
-    lengths = [(400, 900, 1100), (20, 30, 1)]
+    """Longer than the kernel's own blocks, of 256 queries and 512 keys, and cut or whole."""
+    lengths = [(400, 900, 1100), (200, 150, 300), (20, 30, 1)]
     inputs = problem(lengths, 2, 2, 4)
     expected = results(definition(inputs, lengths, None, window), inputs)
     assert_close(results(attend(inputs, lengths, None, window), inputs), expected, 1e-10)
@@ -199,6 +201,25 @@ def test_one_part_does_not_hear_of_another() -> None:
 def test_large_scores_stay_finite() -> None:
     inputs = [(100 * x.detach()).requires_grad_() for x in problem(LENGTHS, dtype=torch.float32)]
     assert all(x.isfinite().all() for x in results(attend(inputs, LENGTHS), inputs))
+
+
+@needs_kernel
+def test_where_parts_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int, bool]] = []
+    original = module._attend
+
+    def spy(query: Tensor, key: Tensor, *args: Any, is_causal: bool, **options: Any) -> Any:
+        calls.append((query.shape[2], key.shape[2], is_causal))
+        return original(query, key, *args, is_causal=is_causal, **options)
+
+    monkeypatch.setattr(module, "_attend", spy)
+    lengths = [(100, 156, 512), (100, 300, 513), (300, 340, 0)]
+    attend(problem(lengths, 1, 1, 1, torch.float32), lengths)
+    assert calls == [
+        *[(256, 256, True), (512, 612, False)],
+        *[(200, 200, True), (200, 400, False), (171, 271, False), (171, 442, False), (171, 613, False)],
+        (640, 640, True),
+    ]
 
 
 # ---- half precision

@@ -34,7 +34,7 @@ from transformers.modeling_flash_attention_utils import (
 
 from holdfast.errors import ModelError
 from holdfast.models.flat_rows import FlatRows
-from holdfast.ops.attention_calls import Call, attention_calls
+from holdfast.ops.attention_calls import STRIPE, Call, attention_calls
 from holdfast.ops.prefix_attention import compute_dtype, prefix_attention, takes_prefix_attention
 
 NAME = "holdfast"  # of the attention function
@@ -232,7 +232,10 @@ def _attend(
     rows: FlatRows, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
     """Bottom-right causal attention of one part, without a mask wherever a kernel can do without."""
-    calls = attention_calls(query.shape[2], key.shape[2], window, cut=query.device.type != "cuda")
+    queries, keys = query.shape[2], key.shape[2]
+    # CUDA's kernels need no mask for causality alone, and none does where there are as many keys as queries
+    at_most = None if query.device.type == "cuda" or queries == keys else STRIPE
+    calls = attention_calls(queries, keys, window, at_most)
     outputs = [_call(rows, call, query, key, value, scale) for call in calls]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 

@@ -28,19 +28,18 @@ class Call(NamedTuple):
         return self.queries.stop - self.queries.start, self.keys.stop - self.keys.start, self.window
 
 
-def attention_calls(queries: int, keys: int, window: int | None, cut: bool = True) -> list[Call]:
+def attention_calls(queries: int, keys: int, window: int | None, at_most: int | None) -> list[Call]:
     """The calls of a part.
 
     Args:
         window: positions that a query sees, its own among them; None: all before it.
-        cut: also where causality alone hides a key; not for a kernel that needs no mask for it.
+        at_most: queries of a call where the window hides nothing; None: any number.
     """
-    banded = window is not None and keys > window
-    if queries == keys and not banded:
-        return [Call(slice(0, queries), slice(0, keys), True, None)]
-    step = STRIPE if cut else queries
-    if window is not None and banded:
+    step = queries
+    if window is not None and keys > window:
         step = min(max(window, BAND), STRIPE)
+    elif at_most is not None:
+        step = -(-queries // -(-queries // at_most))  # as even as it goes
     before = keys - queries
     calls = []
     for first in range(0, queries, step):

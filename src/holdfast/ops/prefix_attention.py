@@ -23,6 +23,8 @@ from torch import Tensor
 from holdfast.ops.attention_calls import Call, attention_calls
 
 Mask = Callable[[int, int, int | None], Tensor]
+# Queries of a call where a part is cut; of a causal part that is whole again; of the largest rejected part not cut.
+CUT, WHOLE, UNCUT = 256, 640, 512
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -147,8 +149,18 @@ class _Part(NamedTuple):
     def calls(self, window: int | None) -> Iterator[tuple[slice, Call]]:
         """The kernel's calls, and where their queries lie among the batch's tokens; their keys: see `seen`."""
         start, own, behind = self.own.start, *(s.stop - s.start for s in (self.own, self.prompt))
-        for call in attention_calls(own, behind + own, window):
+        for call in attention_calls(own, behind + own, window, _at_most(own, behind)):
             yield slice(start + call.queries.start, start + call.queries.stop), call
+
+
+def _at_most(own: int, behind: int) -> int | None:
+    """Queries of a call, by where cutting was measured to pay (docs/log.md).
+
+    For a block of queries the kernel takes 512 keys at a time, also where the diagonal hides most of them: smaller
+    calls have fewer. Its blocks are of 64 queries in calls of less than 768; from there on of 256, which is faster.
+    """
+    cut = own > UNCUT if behind else CUT < own < WHOLE
+    return CUT if cut else None
 
 
 def _parts(row: PrefixRow, window: int | None) -> list[_Part]:
