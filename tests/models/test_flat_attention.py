@@ -147,18 +147,32 @@ def test_no_mask_is_built_for_causal_parts(kernel_calls: list[tuple[Any, ...]]) 
     assert sorted(kernel_calls, key=str) == [(13, True, None), (4, True, None), (6, False, (6, 15))]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_no_mask_waits_for_the_backward(dtype: torch.dtype) -> None:
-    """Their size is the square of a row's length. What attention keeps is as large as its inputs and output."""
-    model, kept = build("llama", layers=1).to(dtype), []
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "torch"])
+def test_every_layer_and_row_shares_one_mask(
+    ours: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their size is the square of a row's length: one of each kind is built, and none is kept beside it."""
+    if not ours:
+        monkeypatch.setattr(module, "takes_prefix_attention", lambda *inputs: False)
+    model: Any = build("llama" if window is None else "gemma3", layers=3, sliding_window=window).float()
+    rows: list[FlatRows] = []
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(kwargs["flat_rows"]), with_kwargs=True
+    )
+    kept = set()
 
     def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor.untyped_storage().nbytes())
+        if tuple(tensor.shape[-2:]) in {(61, 90), (60, 100), (89, 119)}:
+            kept.add(tensor.untyped_storage().data_ptr())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        token_logprobs(model, batch_of(True, [(29, 1, 62), (40, 1, 300)]))
-    assert max(kept) < 299 * 339 * dtype.itemsize
+        token_logprobs(model, batch_of(True, [(29, 1, 62), (40, 1, 61), (30, 1, 90)]))
+    masks = [mask for key, mask in rows[0]._built.items() if key[0] == "additive"]
+    assert [mask.untyped_storage().nbytes() for mask in masks] == len(masks) * [89 * 119 * 4]
+    assert len(masks) == (1 if window is None else 2)
+    assert kept == (set() if ours else {mask.untyped_storage().data_ptr() for mask in masks})
 
 
 @pytest.mark.parametrize("window", [None, 7])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 from holdfast.ops import attention_calls
 from holdfast.ops import prefix_attention as module
@@ -21,6 +24,7 @@ from holdfast.ops.prefix_attention import (
     half_is_slower,
     prefix_attention,
     takes_prefix_attention,
+    widens,
 )
 
 Lengths = list[tuple[int, int, int]]  # prompt, chosen, rejected
@@ -153,9 +157,12 @@ def test_cut_into_calls_it_is_the_same(cut: None, **case: Any) -> None:
 
 
 @needs_kernel
-@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("window", [None, 300, 700])
 def test_long_parts(window: int | None) -> None:
-    """Longer than the kernel's own blocks, of 256 queries and 512 keys, and cut or whole."""
+    """Longer than the kernel's own blocks, of 256 queries and 512 keys, and cut or whole.
+
+    Under the window of 700 the last queries see nothing of a call's first block.
+    """
     lengths = [(400, 900, 1100), (200, 150, 300), (20, 30, 1)]
     inputs = problem(lengths, 2, 2, 4)
     expected = results(definition(inputs, lengths, None, window), inputs)
@@ -181,6 +188,15 @@ def test_memory_layout_does_not_matter() -> None:
     assert other[0].stride() != inputs[0].stride()
     found, expected = (results(attend(given, LENGTHS), given) for given in (other, inputs))
     assert_close(found, expected, 1e-14)
+
+
+@needs_kernel
+def test_rows_of_too_few_tokens_are_an_error() -> None:
+    """What lies in no part would have no value."""
+    query, key, value = problem(LENGTHS)
+    mask = partial(mask_of, dtype=torch.float64)
+    with pytest.raises(ValueError, match="rows of 17 tokens were given for 18"):
+        prefix_attention(query, key, value, rows_of([*LENGTHS[:-1], (2, 0, 1)]), mask)
 
 
 @needs_kernel
@@ -275,23 +291,85 @@ def test_not_differentiable_again() -> None:
 
 
 @needs_kernel
-def test_what_it_is_for() -> None:
+def test_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = (x.detach() for x in problem(LENGTHS, dtype=torch.float32))
     assert takes_prefix_attention(query, key, value)
     assert not takes_prefix_attention(query.bfloat16(), key, value)
     assert not takes_prefix_attention(query, key, value[..., :4])
     assert not takes_prefix_attention(*(x.to("meta") for x in (query, key, value)))
     assert not takes_prefix_attention(*(x.int() for x in (query, key, value)))
+    turned = (
+        query.mT.contiguous().mT
+    )  # a head's numbers do not lie side by side, which the kernel would not notice
+    assert torch.equal(turned, query)
+    assert not takes_prefix_attention(turned, key, value)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not takes_prefix_attention(query, key, value)
     with sdpa_kernel(SDPBackend.MATH):
         assert not takes_prefix_attention(query, key, value)
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    former = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(former)
+
+
 @needs_kernel
-def test_the_trial_does_not_depend_on_who_asks_first() -> None:
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        partial(torch.autocast, "cpu", dtype=torch.bfloat16),
+        partial(default_dtype, torch.bfloat16),
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "default dtype"],
+)
+def test_the_trial_does_not_depend_on_who_asks_first(surroundings: Any) -> None:
+    with surroundings():
         assert module._agrees.__wrapped__()
-    with torch.inference_mode():
-        assert module._agrees.__wrapped__()
+
+
+@needs_kernel
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_trial_within_a_checkpointed_layer_leaves_no_trace(reentrant: bool) -> None:
+    """It is made in the forward, and not again when the layer is computed anew."""
+    inputs = problem(LENGTHS)
+    expected = results(attend(inputs, LENGTHS), inputs)
+    trials = []
+
+    def layer(*given: Tensor) -> Tensor:
+        if not trials:
+            trials.append(module._agrees.__wrapped__())
+        return attend(list(given), LENGTHS)
+
+    output = checkpoint(layer, *inputs, use_reentrant=reentrant)
+    upstream = torch.linspace(-1, 2, output.numel(), dtype=torch.float64).view(output.shape)
+    output.backward(upstream)
+    assert trials == [True]
+    assert_close([output.detach(), *(x.grad for x in inputs)], expected, 0)
+
+
+@needs_kernel
+def test_what_is_kept_may_lie_elsewhere() -> None:
+    inputs = problem(LENGTHS)
+    expected = results(attend(inputs, LENGTHS), inputs)
+    with torch.autograd.graph.save_on_cpu():
+        output = attend(inputs, LENGTHS)
+    assert_close(results(output, inputs), expected, 0)
+
+
+def test_a_torch_that_knows_no_grouped_heads_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel would write beyond the gradients of keys and values."""
+    monkeypatch.setattr(torch, "__version__", "2.8.1+cpu")
+    monkeypatch.setattr(module, "_attend", lambda *given, **options: pytest.fail("the kernel was called"))
+    assert not module._agrees.__wrapped__()
 
 
 @pytest.mark.parametrize("fault", ["missing", "wrong"])
@@ -318,3 +396,34 @@ def test_where_half_precision_is_slower(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
     assert half_is_slower.__wrapped__() is slower
+
+
+def test_a_torch_that_does_not_tell_of_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    assert half_is_slower.__wrapped__() is False
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slower", "works", "flash", "expected"),
+    [
+        (torch.bfloat16, True, True, True, True),
+        (torch.float16, True, True, True, True),
+        (torch.float32, True, True, True, False),
+        (torch.bfloat16, False, True, True, False),
+        (torch.bfloat16, True, False, True, False),
+        (torch.bfloat16, True, True, False, False),
+    ],
+)
+def test_what_is_widened(
+    dtype: torch.dtype,
+    slower: bool,
+    works: bool,
+    flash: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "half_is_slower", lambda: slower)
+    monkeypatch.setattr(module, "_agrees", lambda: works)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION if flash else SDPBackend.MATH):
+        assert widens(dtype) is expected

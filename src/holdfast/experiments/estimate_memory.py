@@ -143,7 +143,8 @@ def kept_by(layer: LayerShape, product: int, stream: int, rank: int | None) -> f
     norms: float = 2 * stream * hidden + product * hidden * (layer.norms - 2) + FLOAT32 * layer.norms
     if layer.head_norms:
         norms += product * (query + layer.key) + FLOAT32 * (query + layer.key) / query * layer.heads
-    # its output twice: as the kernel keeps it by row, and joined for the projection that follows (or its adapter)
+    # Its output twice: as a kernel called by row keeps it, and joined for the projection that follows (or its adapter).
+    # FlashAttention, and our own call on a CPU, keep it once.
     attention = product * (2 * query + layer.key + layer.value) + FLOAT32 * layer.heads
     gated = product * 2 * feed
     inputs = hidden + query + hidden + feed

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -225,17 +226,22 @@ def _sdpa(
             torch.cat([prompt_keys[:, :, first : branch.prompt], own[1]], dim=2),
             torch.cat([prompt_values[:, :, first : branch.prompt], own[2]], dim=2),
         )
-    return torch.cat([_attend(rows, *part, scale, window).transpose(1, 2) for part in parts], dim=1)
+    calls = [_calls(query.shape[2], key.shape[2], window, device) for query, key, _ in parts]
+    if device == "cpu":
+        rows.build_masks(chain.from_iterable(calls), query.dtype)
+    outputs = [_attend(rows, own, *part, scale) for own, part in zip(calls, parts, strict=True)]
+    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
+
+
+def _calls(queries: int, keys: int, window: int | None, device: str) -> list[Call]:
+    """Without a mask wherever a kernel can do without: CUDA's need none for causality alone, none does for a square."""
+    return attention_calls(queries, keys, window, None if device == "cuda" or queries == keys else STRIPE)
 
 
 def _attend(
-    rows: FlatRows, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None
+    rows: FlatRows, calls: Sequence[Call], query: Tensor, key: Tensor, value: Tensor, scale: float | None
 ) -> Tensor:
-    """Bottom-right causal attention of one part, without a mask wherever a kernel can do without."""
-    queries, keys = query.shape[2], key.shape[2]
-    # CUDA's kernels need no mask for causality alone, and none does where there are as many keys as queries
-    at_most = None if query.device.type == "cuda" or queries == keys else STRIPE
-    calls = attention_calls(queries, keys, window, at_most)
+    """Bottom-right causal attention of one part."""
     outputs = [_call(rows, call, query, key, value, scale) for call in calls]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
 

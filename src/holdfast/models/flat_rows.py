@@ -8,7 +8,7 @@ queries and keys of one call need no positions of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from holdfast.data.packing import CHOSEN, PROMPT, REJECTED, Lengths
+from holdfast.ops.attention_calls import Call
 from holdfast.ops.prefix_attention import PrefixRow
 
 # With more than this share of the tokens read, to compute only those costs as much in copies as it saves.
@@ -82,7 +83,7 @@ class FlatRows:
     def additive_mask(self, queries: int, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """`causal_mask` on the CPU as 0 and -inf, (queries, keys): a view of the largest that was asked for.
 
-        torch makes that of a bool mask in every call, and every layer keeps its own for the backward. Whatever its
+        torch makes that of a bool mask in every call, and every layer would keep its own for the backward. Whatever its
         size, the rule is the same seen from the last query and the last key, so that all calls can share one.
         """
         key = "additive", window, dtype
@@ -94,6 +95,13 @@ class FlatRows:
             whole = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, -torch.inf)
             self._built[key] = whole
         return whole[whole.shape[0] - queries :, whole.shape[1] - keys :]
+
+    def build_masks(self, calls: Iterable[Call], dtype: torch.dtype) -> None:
+        """Ask for the largest of each kind of additive mask first, so that those of `calls` are views of it."""
+        rules = [call.rule for call in calls if not call.causal]
+        for window in {rule[2] for rule in rules}:
+            own = [rule for rule in rules if rule[2] == window]
+            self.additive_mask(max(rule[0] for rule in own), max(rule[1] for rule in own), window, dtype)
 
     def prefix_rows(self) -> list[PrefixRow]:
         """Where each row's parts lie."""

@@ -1,4 +1,4 @@
-"""Hidden states to per-token log-probabilities; the logits are never whole."""
+"""What a step computes: log-probs whose logits are never whole, attention over shared prompts, lean layers' parts."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ def _agrees() -> bool:
     """Whether this torch has the function, and it computes what it should: it is none of torch's public ones."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (
-        torch.randn(size, generator=generator, device="cpu") for size in ((2, 33, 40), (24, 40), (24,))
+        torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
+        for size in ((2, 33, 40), (24, 40), (24,))
     )
     try:
         found = _product(x, weight, bias), _product(x, weight.t().contiguous().t())

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from holdfast.ops.attention_calls import Call, attention_calls
 
@@ -26,6 +27,7 @@ Mask = Callable[[int, int, int | None], Tensor]
 # Queries of a call where a part is cut; of a causal part that is whole again; of the largest rejected part not cut.
 CUT, WHOLE, UNCUT = 256, 640, 512
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+GROUPED = (2, 9)  # the first torch whose CPU kernel knows of grouped heads (pytorch/pytorch#157893)
 
 
 class PrefixRow(NamedTuple):
@@ -59,10 +61,13 @@ def prefix_attention(
         (1, tokens, heads, size), contiguous, in the dtype of `query`.
 
     Raises:
+        ValueError: if the parts are not all of the tokens.
         RuntimeError: differentiated twice.
     """
+    if (found := sum(_length(part) for row in rows for part in (row.causal, row.rejected))) != query.shape[2]:
+        raise ValueError(f"rows of {found} tokens were given for {query.shape[2]}")
     result: Tensor = _PrefixAttention.apply(query, key, value, rows, mask, scale, window)  # type: ignore[no-untyped-call]
-    return result.transpose(1, 2)
+    return result
 
 
 def takes_prefix_attention(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -72,7 +77,10 @@ def takes_prefix_attention(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """
     return (
         not torch.compiler.is_compiling()
-        and all(type(t) is Tensor and t.device.type == "cpu" for t in (query, key, value))
+        # the kernel takes it that a head's numbers lie side by side
+        and all(
+            type(t) is Tensor and t.device.type == "cpu" and t.stride(-1) == 1 for t in (query, key, value)
+        )
         and query.dtype == key.dtype == value.dtype
         and query.dtype in DTYPES
         and query.shape[-1] == value.shape[-1]
@@ -86,24 +94,39 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize == 2 and half_is_slower() else dtype
 
 
+def widens(dtype: torch.dtype) -> bool:
+    """Whether a model's attention over rows without padding, on a CPU, computes `dtype` in float32."""
+    flash: bool = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    return flash and _agrees() and compute_dtype(dtype) != dtype
+
+
 @cache
 def half_is_slower() -> bool:
     """Whether this machine's CPU attends faster in float32 than in half precision: x86 without matrix units."""
-    return (
-        torch.backends.cpu.get_cpu_capability().startswith("AVX") and not torch.cpu._is_amx_tile_supported()
-    )
+    matrix_units = getattr(
+        torch.cpu, "_is_amx_tile_supported", lambda: True
+    )  # none of torch's public functions
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX") and not matrix_units()
 
 
 @cache
 def _agrees() -> bool:
     """Whether this torch's kernel is called as here, takes grouped heads, and computes what it should."""
-    # whatever the first caller's surroundings are
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    if TorchVersion(torch.__version__) < GROUPED:  # type: ignore[operator]
+        return False  # it would read and write beyond keys and values
+    float32: Any = {"dtype": torch.float32, "device": "cpu"}
+
+    def as_it_is(tensor: Tensor) -> Tensor:
+        return tensor
+
+    # Whatever the first caller's surroundings are. A checkpointed layer's hooks would count what is saved here.
+    hooks = torch.autograd.graph.saved_tensors_hooks(as_it_is, as_it_is)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), hooks:
         draw = torch.Generator().manual_seed(0)
-        inputs = [torch.randn(1, n, 5, 8, generator=draw, device="cpu").requires_grad_() for n in (4, 2, 2)]
+        inputs = [torch.randn(1, n, 5, 8, generator=draw, **float32).requires_grad_() for n in (4, 2, 2)]
         seen = torch.ones(5, 5, device="cpu").tril().bool()
         seen[3:, 2] = False  # a prompt of two tokens, a chosen one, two rejected ones
-        mask = torch.zeros(2, 4, device="cpu").masked_fill_(~seen[3:, [0, 1, 3, 4]], -torch.inf)
+        mask = torch.zeros(2, 4, **float32).masked_fill_(~seen[3:, [0, 1, 3, 4]], -torch.inf)
         try:
             query, key, value = inputs
             found = prefix_attention(
@@ -129,6 +152,10 @@ def _gradients(*args: Any, **options: Any) -> Any:
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*args, **options)
 
 
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)
+
+
 class _Part(NamedTuple):
     """Queries that attend to themselves, behind the end of a prompt or of none."""
 
@@ -137,27 +164,26 @@ class _Part(NamedTuple):
 
     def seen(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(1, heads, keys, size): keys or values, as far as the part sees them."""
-        behind = self.prompt.stop - self.prompt.start
+        behind = _length(self.prompt)
         if not behind:
             return x[:, :, self.own].to(dtype)
         _, heads, _, size = x.shape
-        length = behind + self.own.stop - self.own.start
-        joined = x.new_empty(1, length, heads, size, dtype=dtype).transpose(1, 2)
+        joined = x.new_empty(1, behind + _length(self.own), heads, size, dtype=dtype).transpose(1, 2)
         joined[:, :, :behind], joined[:, :, behind:] = x[:, :, self.prompt], x[:, :, self.own]
         return joined
 
     def calls(self, window: int | None) -> Iterator[tuple[slice, Call]]:
         """The kernel's calls, and where their queries lie among the batch's tokens; their keys: see `seen`."""
-        start, own, behind = self.own.start, *(s.stop - s.start for s in (self.own, self.prompt))
+        first, own, behind = self.own.start, _length(self.own), _length(self.prompt)
         for call in attention_calls(own, behind + own, window, _at_most(own, behind)):
-            yield slice(start + call.queries.start, start + call.queries.stop), call
+            yield slice(first + call.queries.start, first + call.queries.stop), call
 
 
 def _at_most(own: int, behind: int) -> int | None:
     """Queries of a call, by where cutting was measured to pay (docs/log.md).
 
     For a block of queries the kernel takes 512 keys at a time, also where the diagonal hides most of them: smaller
-    calls have fewer. Its blocks are of 64 queries in calls of less than 768; from there on of 256, which is faster.
+    calls have fewer. Its blocks are of 64 queries in calls of 192 to 767; from there on of 256, which is faster.
     """
     cut = own > UNCUT if behind else CUT < own < WHOLE
     return CUT if cut else None
@@ -168,6 +194,7 @@ def _parts(row: PrefixRow, window: int | None) -> list[_Part]:
     start = row.causal.start
     parts = [_Part(slice(start, start), row.causal)]
     if row.rejected.start < row.rejected.stop:
+        # no key that no query sees: of a part's keys, its calls together see all
         first = 0 if window is None else max(0, row.prompt - window + 1)
         parts.append(_Part(slice(start + first, start + row.prompt), row.rejected))
     return parts
@@ -187,7 +214,8 @@ class _PrefixAttention(torch.autograd.Function):
     ) -> Tensor:
         wide = compute_dtype(query.dtype)
         _, heads, tokens, size = query.shape
-        output = query.new_empty(1, tokens, heads, size).transpose(1, 2)
+        result = query.new_empty(1, tokens, heads, size)
+        output = result.transpose(1, 2)
         sums_dtype = torch.promote_types(wide, torch.float32)
         sums = query.new_empty(1, tokens, heads, dtype=sums_dtype).transpose(1, 2)
         parts = [_parts(row, window) for row in rows]
@@ -202,15 +230,16 @@ class _PrefixAttention(torch.autograd.Function):
                     attn_mask=None if call.causal else mask(*call.rule),
                     scale=scale,
                 )
-        ctx.save_for_backward(query, key, value, output, sums)
+        ctx.save_for_backward(query, key, value, result, sums)
         ctx.parts, ctx.mask, ctx.scale, ctx.window, ctx.wide = parts, mask, scale, window, wide
-        return output
+        return result
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("the gradients of prefix_attention have no derivative")
-        query, key, value, output, sums = ctx.saved_tensors
+        query, key, value, result, sums = ctx.saved_tensors
+        output, upstream = result.transpose(1, 2), upstream.transpose(1, 2)
         d_query, d_key, d_value = (torch.empty_like(x) for x in (query, key, value))
 
         def gradients(part: _Part) -> list[Tensor]:
@@ -241,7 +270,7 @@ class _PrefixAttention(torch.autograd.Function):
             of_causal = gradients(causal)
             for part in rejected:
                 prompt, own = part.prompt, part.own
-                behind = prompt.stop - prompt.start
+                behind = _length(prompt)
                 place = slice(prompt.start - causal.own.start, prompt.stop - causal.own.start)
                 for d_x, total, found in zip((d_key, d_value), of_causal, gradients(part), strict=True):
                     total[:, :, place] += found[:, :, :behind]

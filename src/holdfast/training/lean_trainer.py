@@ -38,7 +38,7 @@ from holdfast.models.token_logprobs import (
     install_logprob_forward,
 )
 from holdfast.ops.linear import onednn_is_faster
-from holdfast.ops.prefix_attention import half_is_slower
+from holdfast.ops.prefix_attention import widens
 from holdfast.training.backends import SayBackends
 from holdfast.training.config import LeanConfig
 from holdfast.training.distributed import DistributedTrainer
@@ -165,7 +165,7 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
         if args.device.type == "cpu":
             if half is None and onednn_is_faster():
                 self.backends["float32 projections"] = "oneDNN"
-            if half is not None and attention == "sdpa" and self.padding_free and half_is_slower():
+            if attention == "sdpa" and self.padding_free and widens(half or causal_lm_of(self.model).dtype):
                 self.backends["attention"] += ", in float32"
         self.add_callback(SayBackends(self.backends))
         self._ready()
