@@ -155,7 +155,8 @@ def test_every_layer_and_row_shares_one_mask(
     """Their size is the square of a row's length: one of each kind is built, and none is kept beside it."""
     if not ours:
         monkeypatch.setattr(module, "takes_prefix_attention", lambda *inputs: False)
-    model: Any = build("llama" if window is None else "gemma3", layers=3, sliding_window=window).float()
+    family, options = ("llama", {}) if window is None else ("gemma3", {"sliding_window": window})
+    model: Any = build(family, layers=3, **options).float()
     rows: list[FlatRows] = []
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(kwargs["flat_rows"]), with_kwargs=True

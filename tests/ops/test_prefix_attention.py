@@ -195,7 +195,7 @@ def test_rows_of_too_few_tokens_are_an_error() -> None:
     """What lies in no part would have no value."""
     query, key, value = problem(LENGTHS)
     mask = partial(mask_of, dtype=torch.float64)
-    with pytest.raises(ValueError, match="rows of 17 tokens were given for 18"):
+    with pytest.raises(ValueError, match="rows of 18 tokens were given for 19"):
         prefix_attention(query, key, value, rows_of([*LENGTHS[:-1], (2, 0, 1)]), mask)
 
 

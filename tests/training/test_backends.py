@@ -46,7 +46,6 @@ def test_the_backends_are_printed_once_and_can_be_chosen(
         ({"bf16": True}, True, "sdpa, in float32"),
         ({"bf16": True}, False, "sdpa"),
         ({}, True, "sdpa"),
-        ({"dtype": torch.bfloat16}, True, "sdpa, in float32"),
         ({"bf16": True, "padding_free": False}, True, "sdpa"),  # transformers' own attention
     ],
 )
@@ -60,9 +59,8 @@ def test_attention_says_when_it_widens_half_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lean_trainer, "widens", lambda dtype: slower and dtype == torch.bfloat16)
-    settings = dict(settings)
     trainer = PreferenceTrainer(
-        model=model_of().to(settings.pop("dtype", torch.float32)),
+        model=model_of(),
         args=PreferenceConfig(**arguments | settings),
         train_dataset=rows(4),
         processing_class=tokenizer,

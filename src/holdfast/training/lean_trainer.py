@@ -165,7 +165,7 @@ class LeanTrainer(DistributedTrainer, GuardedTrainer):
         if args.device.type == "cpu":
             if half is None and onednn_is_faster():
                 self.backends["float32 projections"] = "oneDNN"
-            if attention == "sdpa" and self.padding_free and widens(half or causal_lm_of(self.model).dtype):
+            if half is not None and attention == "sdpa" and self.padding_free and widens(half):
                 self.backends["attention"] += ", in float32"
         self.add_callback(SayBackends(self.backends))
         self._ready()
