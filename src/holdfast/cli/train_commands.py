@@ -1,4 +1,4 @@
-"""The commands that train: `run`, `sft`, `align`, `demo` and `sweep`."""
+"""The commands that train, `run`, `sft`, `align`, `demo` and `sweep`; and `init`, which writes what `run` takes."""
 
 from __future__ import annotations
 
@@ -52,6 +52,9 @@ OutputDir = Annotated[
 
 def register(group: typer.Typer) -> None:
     """Add the commands."""
+    group.command(epilog="Example: holdfast init run.yaml --model Qwen/Qwen3-4B-Base --data pairs.jsonl")(
+        init
+    )
     group.command()(run)
     group.command(
         epilog="Example: holdfast sft Qwen/Qwen3-4B-Base rows.jsonl learning_rate=2e-5 num_train_epochs=3"
@@ -61,6 +64,23 @@ def register(group: typer.Typer) -> None:
     )(align)
     group.command()(demo)
     group.command(epilog="Example: holdfast sweep recipes/continuum/tiny.yaml --jobs 2")(sweep)
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file to write.")] = Path(
+        "holdfast.yaml"
+    ),
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model to start from: a folder or hub name.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="The rows: a file, a folder or a hub name.")
+    ] = None,
+) -> None:
+    """Write the YAML of a run: each key with its meaning and its default."""
+    from holdfast.cli.init import write_starter
+
+    write_starter(file, model=model, data=data)
 
 
 def run(

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -52,8 +53,13 @@ class Section(BaseModel):
         return value
 
 
-def _no_url(value: Any) -> Any:
-    """A URL is none of the places that are read; and one may carry a key, which must not stand in a record."""
+def _place(value: Any) -> Any:
+    """A path or a name on the hub, and neither what `holdfast init` left open nor a URL.
+
+    No URL is read; and one may carry a key, which must not stand in a record.
+    """
+    if isinstance(value, str) and re.fullmatch("<.*>", value):
+        raise ValueError("still to be filled in (put a path or a name on the hub in its place)")
     if isinstance(value, str) and "://" in value:
         raise ValueError(
             "expected a path or a name on the hub (download what the URL names, and give its path)"
@@ -94,7 +100,7 @@ class ModelSection(Section):
     trust_remote_code: bool = False
     from_scratch: FromScratch | None = None
 
-    _no_urls = field_validator("name", "tokenizer", "chat_template", mode="before")(_no_url)
+    _places = field_validator("name", "tokenizer", "chat_template", mode="before")(_place)
 
     @model_validator(mode="after")
     def _one_start(self) -> ModelSection:
@@ -125,7 +131,7 @@ class DataSection(Section):
     max_prompt_length: int | None = Field(default=None, ge=1)
     on_overflow: Literal["cut", "drop", "error"] = "cut"
 
-    _no_urls = field_validator("source", mode="before")(_no_url)
+    _places = field_validator("source", mode="before")(_place)
 
     @model_validator(mode="after")
     def _room_for_an_answer(self) -> DataSection:
@@ -157,7 +163,7 @@ class RunConfig(Section):
     output_dir: str = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
-    _no_urls = field_validator("output_dir", mode="before")(_no_url)
+    _places = field_validator("output_dir", mode="before")(_place)
 
     @field_validator("model", mode="before")
     @classmethod
