@@ -255,7 +255,7 @@ def test_an_adapter_is_no_model_to_start_from(
     assert f"'{folder}' is an adapter of rank 4 on the model '{start}', not a model" in ended.error
     assert f"{PROJECTION} is for 32 x 32" in ended.error
     assert "another model's" not in ended.error
-    assert "merge_and_unload" in ended.error
+    assert "`holdfast export ADAPTER OUTPUT`" in ended.error
     assert asked == []
 
 

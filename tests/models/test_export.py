@@ -60,6 +60,19 @@ def test_weights_that_are_not_finite_are_never_published(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("largest", [1e5, 2e3])
+def test_what_half_precision_cannot_hold_is_never_published(tmp_path: Path, largest: float) -> None:
+    """Neither a weight beyond its range, nor weights whose products are."""
+    model = tiny_model("llama", 300)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.fill_(largest)
+        model.model.layers[0].mlp.gate_proj.weight.fill_(largest)
+        model.model.layers[0].mlp.down_proj.weight.fill_(largest)
+    with pytest.raises(ModelError, match="float16"):
+        save_final(model, TOKENIZER, tmp_path / "final", dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_adapter_outlives_a_failure_to_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(model: object) -> None:
         raise ModelError("the merged model diverges")

@@ -1,4 +1,4 @@
-"""The commands that train nothing: `check`, `probe`, `explain` and `report`."""
+"""The commands that train nothing: `check`, `probe`, `explain`, `report`, `export` and `doctor`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ def register(group: typer.Typer) -> None:
         explain
     )
     group.command()(report)
+    group.command(
+        epilog="Example: holdfast export runs/qwen3-4b/align/checkpoint-200 exported --dtype bfloat16"
+    )(export)
+    group.command()(doctor)
 
 
 def check(
@@ -212,3 +216,45 @@ def report(
     from holdfast.cli.run import write_run_report
 
     write_run_report(folder)
+
+
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A folder: an adapter, a run's checkpoint (.../checkpoint-200) or a model."
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The adapter's base: a folder or hub name.", show_default="as it says"
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="A revision of the base on the hub.")] = None,
+    dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"] | None,
+        typer.Option(help="Of the saved weights.", show_default="what most of the model has"),
+    ] = None,
+    stop_token: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOKEN", help="Generation stops here too: what ends a turn. May be given again."
+        ),
+    ] = None,
+) -> None:
+    """Merge an adapter or a checkpoint into a whole model: safetensors and tokenizer, loaded again and compared."""
+    from holdfast.cli.export import export_model
+
+    export_model(source, output, base=base, revision=revision, dtype=dtype, stop_tokens=stop_token or [])
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine and installation are, what holdfast would compute with, and what to mend.
+
+    Exit code 2 where something makes training impossible; warnings are 0.
+    """
+    from holdfast.cli.doctor import show_doctor
+
+    raise typer.Exit(show_doctor(as_json=as_json))

@@ -22,6 +22,8 @@ from holdfast.models.quantized import dequantized, is_quantized
 from holdfast.models.token_logprobs import causal_lm_of
 from holdfast.models.widened import HALF
 
+# What stands beside the folder while it is made: the adapter as trained, and the model so far.
+BESIDE = (".adapter", ".partial")
 # Nats a token: products in half precision, or of int8's rounded inputs, against plain ones.
 QUANTIZED_DRIFT = 0.05
 
@@ -64,19 +66,17 @@ def save_final(
         stop_token_ids: tokens that end a turn in the training rows; generation from the saved model stops there.
 
     Raises:
-        ModelError: if the weights are not finite, or merging, saving or loading changes what the model computes.
+        ModelError: if the weights are not finite (in `dtype` neither), or merging, saving or loading changes what the
+            model computes.
     """
     folder = Path(folder)
     if folder.exists():
         raise ModelError(f"'{folder}' exists already; move it aside first")
-    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
-    if broken:
-        raise ModelError(
-            f"training diverged, the weights are not finite ({broken[0]}): lower the learning rate"
-        )
+    if broken := _not_finite(model):
+        raise ModelError(f"training diverged, the weights are not finite ({broken}): lower the learning rate")
     before = probe_logprobs(model)
     dtype = dtype or main_dtype(model)
-    adapter, partial = (folder.with_name(folder.name + suffix) for suffix in (".adapter", ".partial"))
+    adapter, partial = (folder.with_name(folder.name + suffix) for suffix in BESIDE)
     if isinstance(model, PeftModel):
         model.save_pretrained(adapter)  # merging is in place: what was trained must outlive a failure
         if dtype not in HALF and not is_quantized(model):
@@ -86,7 +86,12 @@ def save_final(
             model = _dequantized(model, adapter, dtype, before)
         plain: Any = merge_adapter(model) if isinstance(model, PeftModel) else model
         plain = plain.to(dtype)
-        drift = divergence(before, probe_logprobs(plain))
+        if broken := _not_finite(plain):
+            raise ModelError(f"numbers of {broken} are beyond the range of {dtype}: save in another dtype")
+        after = probe_logprobs(plain)
+        if bool(after.isnan().any()):
+            raise ModelError(f"computed in {dtype} it predicts NaN: save in another dtype")
+        drift = divergence(before, after)
         _set_stop_tokens(plain, tokenizer, stop_token_ids)
         shutil.rmtree(partial, ignore_errors=True)
         plain.save_pretrained(partial, safe_serialization=True)
@@ -123,6 +128,12 @@ def _dequantized(model: nn.Module, adapter: Path, dtype: torch.dtype, before: Te
     if not drift <= QUANTIZED_DRIFT:
         raise ModelError(f"with plain weights it predicts otherwise, by {drift:.3g} nats a token")
     return plain
+
+
+def _not_finite(model: nn.Module) -> str:
+    """The first parameter with a NaN or an infinity; empty where there is none."""
+    names = (name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all()))
+    return next(names, "")
 
 
 def main_dtype(model: nn.Module) -> torch.dtype:

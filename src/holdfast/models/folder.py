@@ -159,8 +159,7 @@ def require_no_adapter(folder: Path) -> None:
     raise ModelError(
         f"'{folder}' is an adapter of rank {config.get('r')} on the model '{base}', not a model ({ADAPTER} is there"
         + "".join(f"; its {name} is for {size[0]} x {size[1]}" for name, size in list(sizes.items())[:1])
-        + f"){misfit}. Merge it first (`PeftModel.from_pretrained(base, adapter).merge_and_unload()`, then "
-        "`save_pretrained`), and give the merged model"
+        + f"){misfit}. Merge it first (`holdfast export ADAPTER OUTPUT`), and give OUTPUT"
     )
 
 

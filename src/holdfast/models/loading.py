@@ -78,7 +78,7 @@ def load_model(
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "use_safetensors": True, **(quantized or {})}
     if attention is not None:
         options["attn_implementation"] = attention
-    with _faults_named(f"cannot load the model '{name}'"):
+    with faults_named(f"cannot load the model '{name}'"):
         options |= code_options(name, revision, trust_remote_code)
         try:
             model, found = AutoModelForCausalLM.from_pretrained(
@@ -120,7 +120,7 @@ def read_config(
     folder = folder_of(name)
     if folder:
         require_sound_folder(folder)
-    with _faults_named(f"cannot read the configuration of '{name}'"):
+    with faults_named(f"cannot read the configuration of '{name}'"):
         if folder is None and find_adapter_config_file(name, revision=revision) is not None:
             raise ModelError(f"'{name}' is an adapter, not a model: merge it into its base first")
         return AutoConfig.from_pretrained(
@@ -168,7 +168,7 @@ def load_tokenizer(
         require_no_pickle(folder)
         found = pickles_in(folder)
         pickles = f" (it holds pickles, which are never opened: {found})" if found else ""
-    with _faults_named(f"cannot load a tokenizer from '{name}'{pickles}"):
+    with faults_named(f"cannot load a tokenizer from '{name}'{pickles}"):
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder or name),
             revision=revision,
@@ -273,7 +273,7 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 
 @contextmanager
-def _faults_named(what: str) -> Iterator[None]:
+def faults_named(what: str) -> Iterator[None]:
     """Whatever goes wrong inside is a ModelError that begins with `what`.
 
     The files are somebody else's, and what they ask of transformers can fail in any way.

@@ -51,6 +51,12 @@ MODEL_KEYS = (
     "score_index",
     "target_ids",
 )
+# How log-probs come from hidden states, in words, by `linear_logprob`'s name for it.
+HEAD_WORDS = {
+    "triton": "Triton kernel",
+    "chunked": "torch, a block of the vocabulary at a time",
+    "reference": "torch, whole logits",
+}
 
 
 def token_logprobs(model: nn.Module, batch: Batch) -> Tensor:
@@ -205,11 +211,7 @@ def head_form(model: nn.Module, device: torch.device, dtype: torch.dtype | None,
         return "torch, a chunk of tokens at a time, its gradient in the forward"
     if name == "auto":
         name = implementation_for(device, dtype or weight.dtype, WHOLE_LOGITS + 1)
-    return {
-        "triton": "Triton kernel",
-        "chunked": "torch, a block of the vocabulary at a time",
-        "reference": "torch, whole logits",
-    }[name]
+    return HEAD_WORDS[name]
 
 
 def _logit_scale(config: Any) -> float:

@@ -107,7 +107,7 @@ class LeanConfig(TrainingArguments):
         if on_cpu():
             self.use_cpu = True
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bfloat16()
+            self.bf16 = not self.fp16 and not self.use_cpu and gpu_has_bfloat16()
         super().__post_init__()
         for name, least, most in (
             ("per_device_train_batch_size", 1, MOST_ROWS),
@@ -254,5 +254,6 @@ class SFTConfig(LeanConfig):
             raise ConfigError(f"percentiles: {error}") from error
 
 
-def _gpu_has_bfloat16() -> bool:
+def gpu_has_bfloat16() -> bool:
+    """Whether `bf16` is on unless the settings say otherwise."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
