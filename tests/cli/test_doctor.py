@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from holdfast.cli import doctor
 from holdfast.cli.main import app
-from holdfast.experiments import installation
+from holdfast.experiments import installation, machine
 from holdfast.experiments.installation import Package
 
 SOUND: dict[str, Any] = {
-    "cpu": {"name": "a CPU", "cores": 8, "threads": 8, "instructions": "AVX2"},
+    "cpu": {"name": "a CPU", "cores": 8, "told": True, "threads": 8, "instructions": "AVX2"},
     "gpus": [{"name": "NVIDIA X", "memory": 80 * 10**9, "capability": "9.0"}],
     "mps": False,
     "nvidia_driver": True,
@@ -23,7 +23,7 @@ SOUND: dict[str, Any] = {
     "device_refuses": "",
     "choices": {"LM head of pairs": "Triton kernel"},
     "disks": {"current folder": {"path": "/runs", "free": 10**12}},
-    "hub": {"HF_TOKEN": True, "offline": False},
+    "hub": {"token": True, "offline": False},
     "optional": {"triton": "3.9.0"},
 }
 
@@ -48,18 +48,33 @@ def test_a_sound_machine_has_no_findings() -> None:
         ({"gpus": [], "device": "cpu", "torch_cuda": None}, "this torch was built without CUDA"),
         ({"gpus": [], "device": "cpu"}, "torch, built for CUDA 12.8, finds none"),
         ({"gpus": [], "device": "cpu", "nvidia_driver": False}, "no GPU to train on"),
-        ({"device": "cpu", "cpu": SOUND["cpu"] | {"threads": 1}}, "torch computes with 1 of 8 cores"),
+        ({"device": "cpu", "cpu": SOUND["cpu"] | {"threads": 1}}, "torch computes with 1 threads on 8 cores"),
         (
             {"gpus": [SOUND["gpus"][0] | {"capability": "7.5"}]},
             "compute capability 7.5: no units for bfloat16",
         ),
         ({"disks": {"current folder": {"path": "/runs", "free": 10**9}}}, "1.0 GB are free"),
-        ({"hub": {"HF_TOKEN": False, "offline": True}}, "HF_HUB_OFFLINE"),
+        ({"hub": {"token": False, "offline": True}}, "HF_HUB_OFFLINE"),
         ({"device_refuses": "RuntimeError: no kernel image"}, "cuda:0 does not compute"),
     ],
 )
 def test_each_finding(changed: dict[str, Any], what: str) -> None:
     assert what in whats(SOUND | changed)
+
+
+def test_a_thread_for_each_two_cores_is_torchs_own_choice() -> None:
+    assert "threads" not in whats(
+        SOUND | {"device": "cpu", "cpu": SOUND["cpu"] | {"told": False, "threads": 4}}
+    )
+
+
+def test_a_device_that_does_not_compute_is_asked_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "why_not_computed", lambda device: "RuntimeError: no driver")
+    monkeypatch.setattr(machine, "gpus", lambda: pytest.fail("asked a broken driver"))
+    found = doctor.examined()
+    assert [one["what"] for one in found["findings"] if one["kind"] == doctor.IMPOSSIBLE] == [
+        f"{found['device']} does not compute (RuntimeError: no driver)"
+    ]
 
 
 def test_packages_below_their_floor_are_warned_of_and_missing_ones_end_it() -> None:
@@ -75,13 +90,18 @@ def test_packages_below_their_floor_are_warned_of_and_missing_ones_end_it() -> N
 
 def test_this_machine_as_text_and_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(
+        machine, "why_not_computed", lambda device: ""
+    )  # a GPU may be full, and that is no fault here
+    absent = {name: Package(name, None, "", False) for name in installation.OPTIONAL}
+    monkeypatch.setattr(installation, "optional", lambda: list(absent.values()))
     shown = CliRunner().invoke(app, ["doctor"], catch_exceptions=False)
     told = CliRunner().invoke(app, ["doctor", "--json"], catch_exceptions=False)
     assert (shown.exit_code, told.exit_code) == (0, 0)
     assert "hf_secret" not in shown.stdout + told.stdout
     found = json.loads(told.stdout)
     assert found["versions"].keys() == {"holdfast", "python", *installation.NEEDED}
-    assert found["hub"]["HF_TOKEN"] is True
+    assert found["hub"]["token"] is True
     for words in (
         found["versions"]["torch"],
         found["choices"]["LM head of pairs"],

@@ -38,11 +38,15 @@ def test_a_device_that_does_not_compute_says_why(monkeypatch: pytest.MonkeyPatch
     assert machine.why_not_computed(CPU) == "RuntimeError: no kernel image is available"
 
 
-def test_a_token_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    assert machine.hub()["HF_TOKEN"] is True
-    monkeypatch.delenv("HF_TOKEN")
-    assert machine.hub()["HF_TOKEN"] is False
+@pytest.mark.parametrize("stored", ["hf_secret", None])
+def test_a_token_is_never_shown(stored: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "get_token", lambda: stored)  # by the environment, or a login
+    assert machine.hub()["token"] is (stored is not None)
+
+
+def test_a_drive_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_there", lambda path: None)
+    assert machine.disks() == {}
 
 
 def test_a_cache_that_is_not_there_yet_is_looked_for_above(

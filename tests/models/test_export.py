@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +51,51 @@ def test_a_finished_folder_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "final").mkdir()
     with pytest.raises(ModelError, match="exists already"):
         save_final(tiny_model("llama", 300), TOKENIZER, tmp_path / "final")
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_settings_of_sampling_do_not_stop_a_save(sampled: bool, tmp_path: Path) -> None:
+    """transformers loads a greedy model with a temperature, and refuses to save it once a stop token is added."""
+    tiny_model("qwen3", 300).save_pretrained(tmp_path / "start")
+    settings = {
+        "temperature": 0.9,
+        "top_p": 0.6,
+        "do_sample": sampled,
+        "eos_token_id": 1,
+        "length_penalty": 2.0,
+    }
+    (tmp_path / "start" / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "start")
+    save_final(model, TOKENIZER, tmp_path / "final", stop_token_ids=[2])
+    found = json.loads((tmp_path / "final" / "generation_config.json").read_text(encoding="utf-8"))
+    assert found["eos_token_id"] == [1, 2]
+    assert ("temperature" in found, "top_p" in found) == (sampled, sampled)
+
+
+def test_a_merge_that_peft_refuses_is_said_and_the_adapter_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = attach_adapter(tiny_model("qwen3", 300), lora_config(tiny_model("qwen3", 300), rank=4))
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("NaNs detected in the merged weights")
+
+    monkeypatch.setattr(type(model), "merge_and_unload", refuse, raising=False)
+    with pytest.raises(
+        ModelError, match="cannot be merged: NaNs detected.*the adapter is kept in .*final.adapter"
+    ):
+        save_final(model, TOKENIZER, tmp_path / "final")
+    assert [path.name for path in tmp_path.iterdir()] == ["final.adapter"]
+
+
+def test_an_interrupted_save_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_require_same", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_final(tiny_model("qwen3", 300), TOKENIZER, tmp_path / "final")
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_are_not_finite_are_never_published(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from holdfast.errors import CheckpointError, ConfigError, ModelError
 from holdfast.models.adapters import attach_adapter, is_tied, lora_config, probe_logprobs
 from holdfast.models.tiny import tiny_model
+from holdfast.training import exporting
 from holdfast.training.exporting import export
 from tests.faults.runs import shared_tokenizer, trainer_of
 
@@ -88,6 +89,49 @@ def test_a_float32_head_on_a_half_precision_base_is_not_rounded_before_it_is_mer
     assert torch.equal(weights.get("lm_head.weight", weights["model.embed_tokens.weight"]), head)
 
 
+def test_a_file_wider_than_its_configuration_says_loses_nothing(tmp_path: Path) -> None:
+    start = saved_base(tmp_path / "start")
+    settings = json.loads((start / "config.json").read_text(encoding="utf-8"))
+    (start / "config.json").write_text(json.dumps(settings | {"dtype": "bfloat16"}), encoding="utf-8")
+    export(start, tmp_path / "out", dtype="float32")
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "out"))
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_on_a_matrix_that_is_used_twice_is_refused(tmp_path: Path, target: str) -> None:
+    start = saved_base(tmp_path / "start", tie_word_embeddings=True)
+    model = AutoModelForCausalLM.from_pretrained(start)
+    get_peft_model(model, LoraConfig(target_modules=[target, "q_proj"], r=2)).save_pretrained(
+        tmp_path / "adapter"
+    )
+    with pytest.raises(ModelError, match="a LoRA target, and embeddings and LM head are tied"):
+        export(tmp_path / "adapter", tmp_path / "out")
+
+
+def test_a_failure_leaves_nothing_beside_the_output(tmp_path: Path) -> None:
+    """So that the same command with another dtype goes through: SOURCE has the adapter."""
+    start = saved_base(tmp_path / "start")
+    weights = load_file(start / "model.safetensors")
+    weights["model.norm.weight"][0] = 1e6
+    save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
+    saved_adapter(start, tmp_path / "adapter")
+    with pytest.raises(ModelError, match="save in another dtype"):
+        export(tmp_path / "adapter", tmp_path / "out", dtype="float16")
+    export(tmp_path / "adapter", tmp_path / "out", dtype="float32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "out", "start"]
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = saved_base(tmp_path / "start")
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    monkeypatch.setattr(exporting, "load_model", lambda *args, **kwargs: pytest.fail("loaded"))
+    with pytest.raises(ModelError, match="cannot be made: .*taken' is no folder"):
+        export(start, tmp_path / "taken" / "out")
+
+
 def test_a_checkpoint_of_an_adapter_goes_on_the_base_it_was_trained_on(tmp_path: Path, base: Path) -> None:
     checkpoint, expected = trained_checkpoint(tmp_path / "run", base)
     found = export(checkpoint, tmp_path / "out")
@@ -150,11 +194,14 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:
         export(start, start)
     with pytest.raises(ModelError, match="lies in SOURCE"):
         export(start, start / "out")
-    # what a failed save keeps, given back to be merged: saving would write over it, and then delete it
-    with pytest.raises(ModelError, match="out.adapter' is there, where"):
-        export(tmp_path / "out.adapter", tmp_path / "out")
-    export(tmp_path / "out.adapter", tmp_path / "other")
-    torch.testing.assert_close(predicted(tmp_path / "other"), expected, rtol=1e-4, atol=1e-5)
+    # what a run's failed save has kept, given back to be merged, is neither written over nor deleted
+    kept = (tmp_path / "out.adapter" / WEIGHTS).read_bytes()
+    export(tmp_path / "out.adapter", tmp_path / "out")
+    assert (tmp_path / "out.adapter" / WEIGHTS).read_bytes() == kept
+    torch.testing.assert_close(predicted(tmp_path / "out"), expected, rtol=1e-4, atol=1e-5)
+    (tmp_path / "other.partial").mkdir()
+    with pytest.raises(ModelError, match="other.partial' is there, where"):
+        export(start, tmp_path / "other")
 
 
 def emptied(path: Path) -> None:

@@ -62,7 +62,7 @@ def looked_at() -> dict[str, Any]:
     refused = machine.why_not_computed(device)
     return {
         "cpu": machine.processor(),
-        "gpus": machine.gpus(),
+        "gpus": [] if refused else machine.gpus(),  # asking a broken driver may raise
         "mps": torch.backends.mps.is_available(),
         "nvidia_driver": machine.has_nvidia_driver(),
         "torch_cuda": torch.version.cuda,
@@ -116,7 +116,7 @@ def machine_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
             f"{device} does not compute ({found['device_refuses']})",
             "see that no other program fills it, then install the torch that suits its driver (pytorch.org)",
         )
-    if found["nvidia_driver"] and not found["gpus"]:
+    if found["nvidia_driver"] and not found["gpus"] and not found["device_refuses"]:
         why = (
             "this torch was built without CUDA"
             if found["torch_cuda"] is None
@@ -130,10 +130,10 @@ def machine_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
         yield _warning(
             "there is no GPU to train on", "train small models here; larger ones where there is a GPU"
         )
-        if cpu["threads"] < cpu["cores"]:
+        if cpu["told"] and cpu["threads"] < cpu["cores"]:
             yield _warning(
-                f"torch computes with {cpu['threads']} of {cpu['cores']} cores",
-                "unset OMP_NUM_THREADS and MKL_NUM_THREADS, or set them to the number of cores",
+                f"torch computes with {cpu['threads']} threads on {cpu['cores']} cores, as the environment says",
+                "unset OMP_NUM_THREADS and MKL_NUM_THREADS: torch finds the number itself",
             )
     for gpu in found["gpus"]:
         if float(gpu["capability"]) < 8:
@@ -205,7 +205,7 @@ def place_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Free disk, and whether a token is set."""
     for name, disk in found["disks"].items():
         yield name, f"{disk['free'] / GB:.1f} GB free ('{disk['path']}')"
-    yield "HF_TOKEN", "set" if found["hub"]["HF_TOKEN"] else "not set: private and gated names need it"
+    yield "hub's token", "there" if found["hub"]["token"] else "none: private and gated names need HF_TOKEN"
 
 
 def optional_lines(optional: Mapping[str, str | None]) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, get_token
 from transformers.utils import is_flash_attn_2_available
 
 from holdfast.data.processes import cores
@@ -23,10 +23,12 @@ NATIVE_BFLOAT16 = (8, 0)  # the first compute capability with bfloat16 units
 
 
 def processor() -> dict[str, Any]:
-    """The CPU: its name, its cores, and the instructions that torch uses there."""
+    """The CPU: its name, its cores, and the instructions that torch uses there; `told`: how many threads, if set."""
+    told = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
     return {
         "name": _processor_name(),
         "cores": cores(),
+        "told": any(told),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
@@ -92,15 +94,17 @@ def _bfloat16(device: torch.device) -> str:
 
 def disks() -> dict[str, dict[str, Any]]:
     """Free bytes where runs and models go: in the current folder, and in the hub's cache."""
+    places = ("current folder", Path.cwd()), ("hub's cache", Path(constants.HF_HUB_CACHE))
     return {
-        name: {"path": str(path), "free": shutil.disk_usage(_there(path)).free}
-        for name, path in (("current folder", Path.cwd()), ("hub's cache", Path(constants.HF_HUB_CACHE)))
+        name: {"path": str(path), "free": shutil.disk_usage(above).free}
+        for name, path in places
+        if (above := _there(path)) is not None
     }
 
 
 def hub() -> dict[str, bool]:
-    """Whether a token of the hub is set, never which; and whether the hub is off."""
-    return {"HF_TOKEN": bool(os.environ.get("HF_TOKEN")), "offline": bool(constants.HF_HUB_OFFLINE)}
+    """Whether there is a token of the hub, set or stored, never which; and whether the hub is off."""
+    return {"token": get_token() is not None, "offline": bool(constants.HF_HUB_OFFLINE)}
 
 
 def has_nvidia_driver() -> bool:
@@ -108,9 +112,9 @@ def has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") is not None
 
 
-def _there(path: Path) -> Path:
-    """The nearest folder that exists."""
-    return next(one for one in (path, *path.parents) if one.is_dir())
+def _there(path: Path) -> Path | None:
+    """The nearest folder that exists; None on a drive that does not."""
+    return next((one for one in (path, *path.parents) if os.path.isdir(one)), None)
 
 
 def _processor_name() -> str:

@@ -78,11 +78,7 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         config.ensure_weight_tying = True
     was_tied = is_tied(model)
     peft_model = get_peft_model(model, config)
-    if was_tied and isinstance(causal_lm_of(peft_model).get_input_embeddings(), BaseTunerLayer):
-        raise ModelError(
-            "the input embeddings are a LoRA target, and tied to the LM head: the merged model would be another. "
-            "Train the whole matrix instead (`modules_to_save=['lm_head']`, `train_head: true`)"
-        )
+    require_mergeable(peft_model, was_tied)
     train_in_float32(peft_model)
     if was_tied and not is_tied(causal_lm_of(peft_model)):
         raise ModelError(
@@ -90,6 +86,27 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
             "whole head (`modules_to_save=['lm_head']`), or leave both frozen"
         )
     return peft_model
+
+
+def require_mergeable(model: PeftModel, was_tied: bool) -> None:
+    """See that no adapter lies on a matrix that is used twice: merged, it would change the other use as well.
+
+    Args:
+        was_tied: whether LM head and embeddings were one matrix before the adapter was put on.
+
+    Raises:
+        ModelError: one does.
+    """
+    causal_lm = causal_lm_of(model)
+    for what, module in (
+        ("input embeddings are", causal_lm.get_input_embeddings()),
+        ("LM head is", causal_lm.get_output_embeddings()),
+    ):
+        if was_tied and isinstance(module, BaseTunerLayer):
+            raise ModelError(
+                f"the {what} a LoRA target, and embeddings and LM head are tied: the merged model would be another. "
+                "Train the whole matrix instead (`modules_to_save=['lm_head']`, `train_head: true`)"
+            )
 
 
 def train_in_float32(model: nn.Module) -> int:
@@ -127,7 +144,14 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     tied = is_tied(causal_lm_of(model))
     # Rounding is decided by the coarsest weights that take part, not by the trained ones, which are float32.
     rounded = any(parameter.dtype in HALF for parameter in model.parameters())
-    merged: Any = model.merge_and_unload(safe_merge=True)
+    try:
+        merged: Any = model.merge_and_unload(safe_merge=True)
+    except (
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # numbers beyond the dtype; kinds without a merge
+        raise ModelError(f"the adapter cannot be merged: {error}") from error
     if tied and not is_tied(merged):
         raise ModelError("merging untied the LM head from the embeddings")
     drift = divergence(before, probe_logprobs(merged))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import Counter
@@ -23,7 +24,11 @@ from holdfast.models.token_logprobs import causal_lm_of
 from holdfast.models.widened import HALF
 
 # What stands beside the folder while it is made: the adapter as trained, and the model so far.
-BESIDE = (".adapter", ".partial")
+ADAPTER, PARTIAL = ".adapter", ".partial"
+# Settings of generation that greedy search, or a search of one beam, does not read: transformers loads a model that has
+# them, and refuses to save it.
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+BEAMS = ("early_stopping", "length_penalty")
 # Nats a token: products in half precision, or of int8's rounded inputs, against plain ones.
 QUANTIZED_DRIFT = 0.05
 
@@ -52,6 +57,7 @@ def save_final(
     *,
     dtype: torch.dtype | None = None,
     stop_token_ids: Sequence[int] = (),
+    keep_adapter: bool = True,
 ) -> Exported:
     """Merge adapters, save weights (safetensors) and tokenizer, load them again and compare; then publish.
 
@@ -64,6 +70,8 @@ def save_final(
     Args:
         dtype: of the saved weights; None keeps what most of the model has.
         stop_token_ids: tokens that end a turn in the training rows; generation from the saved model stops there.
+        keep_adapter: an adapter is saved beside `folder` first, and stays there if anything fails; not needed for one
+            that has a folder of its own.
 
     Raises:
         ModelError: if the weights are not finite (in `dtype` neither), or merging, saving or loading changes what the
@@ -76,12 +84,15 @@ def save_final(
         raise ModelError(f"training diverged, the weights are not finite ({broken}): lower the learning rate")
     before = probe_logprobs(model)
     dtype = dtype or main_dtype(model)
-    adapter, partial = (folder.with_name(folder.name + suffix) for suffix in BESIDE)
-    if isinstance(model, PeftModel):
-        model.save_pretrained(adapter)  # merging is in place: what was trained must outlive a failure
-        if dtype not in HALF and not is_quantized(model):
-            model = model.to(dtype)  # before merging, so that the merge is not rounded
+    adapter, partial = (folder.with_name(folder.name + suffix) for suffix in (ADAPTER, PARTIAL))
+    saved = False
     try:
+        if isinstance(model, PeftModel):
+            if keep_adapter:
+                model.save_pretrained(adapter)  # merging is in place: what was trained must outlive a failure
+                saved = True
+            if dtype not in HALF and not is_quantized(model):
+                model = model.to(dtype)  # before merging, so that the merge is not rounded
         if is_quantized(model):
             model = _dequantized(model, adapter, dtype, before)
         plain: Any = merge_adapter(model) if isinstance(model, PeftModel) else model
@@ -92,6 +103,8 @@ def save_final(
         if bool(after.isnan().any()):
             raise ModelError(f"computed in {dtype} it predicts NaN: save in another dtype")
         drift = divergence(before, after)
+        if not math.isfinite(drift):
+            raise ModelError("its predictions are NaN or infinite, so what saving changes cannot be told")
         _set_stop_tokens(plain, tokenizer, stop_token_ids)
         shutil.rmtree(partial, ignore_errors=True)
         plain.save_pretrained(partial, safe_serialization=True)
@@ -99,14 +112,16 @@ def save_final(
         _require_same(plain, partial)
         os.replace(partial, folder)
     except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
         refused = errno_of(error)
         if refused is None and not isinstance(error, ModelError):
             raise
         what = error if refused is None else f"{os.strerror(refused)}"
-        kept = f"; the adapter is kept in '{adapter}'" if adapter.exists() else ""
+        kept = f"; the adapter is kept in '{adapter}'" if saved else ""
         raise ModelError(f"'{folder}' was not saved: {what}{kept}") from error
-    shutil.rmtree(adapter, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if saved:
+        shutil.rmtree(adapter, ignore_errors=True)
     return Exported(folder, str(plain.dtype).removeprefix("torch."), drift)
 
 
@@ -161,6 +176,11 @@ def _set_stop_tokens(
     ids += [stop for stop in stops if stop not in ids]
     config.eos_token_id = ids if len(ids) > 1 else (ids[0] if ids else None)
     config.pad_token_id = tokenizer.pad_token_id
+    unread = [] if config.do_sample else [*SAMPLING]
+    unread += BEAMS if (config.num_beams or 1) == 1 else ()
+    for name in unread:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, None)
 
 
 def _require_same(model: PreTrainedModel, folder: Path) -> None:

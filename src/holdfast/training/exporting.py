@@ -18,8 +18,8 @@ from safetensors import safe_open
 from transformers import PreTrainedTokenizerBase
 
 from holdfast.errors import ConfigError, ModelError, did_you_mean
-from holdfast.models.adapters import train_in_float32
-from holdfast.models.export import BESIDE, Exported, save_final
+from holdfast.models.adapters import is_tied, require_mergeable, train_in_float32
+from holdfast.models.export import PARTIAL, Exported, save_final
 from holdfast.models.folder import ADAPTER, INDEX, WEIGHTS, folder_of, pickles_in, read_object
 from holdfast.models.loading import (
     DTYPES,
@@ -105,9 +105,9 @@ def export(
     ids = [_token_id(tokenizer, token) for token in stop_tokens]
     notes: tuple[str, ...] = ()
     if settings is None or base is None:
-        model, words = load_model(str(source)), "whole model"
+        model, words = load_model(str(source), dtype=_loaded_as(dtype)), "whole model"
     else:
-        model, known = _with_adapter(source, base, revision)
+        model, known = _with_adapter(source, base, revision, _loaded_as(dtype))
         words = f"adapter of rank {settings.get('r')} on '{base}'"
         if known:
             words += ", whose weights are those it was trained on"
@@ -120,7 +120,12 @@ def export(
         words += f"; checkpoint '{source.name}', every file as it was written"
     require_embedded(tokenizer, causal_lm_of(model).get_input_embeddings().weight.shape[0])
     saved = save_final(
-        model, tokenizer, output, dtype=None if dtype is None else DTYPES[dtype], stop_token_ids=ids
+        model,
+        tokenizer,
+        output,
+        dtype=None if dtype is None else DTYPES[dtype],
+        stop_token_ids=ids,
+        keep_adapter=False,  # SOURCE has it
     )
     return Export(saved, words, _stops(output, tokenizer), notes)
 
@@ -134,11 +139,14 @@ def _require_free(output: Path, source: Path) -> None:
         raise ModelError(
             f"'{output}' is there already, and nothing is overwritten: name a folder that is not"
         )
-    for path in (output.with_name(output.name + suffix) for suffix in BESIDE):
-        if os.path.lexists(path):
-            raise ModelError(
-                f"'{path}' is there, where '{output}' would be made: name another folder, or move it aside"
-            )
+    partial = output.with_name(output.name + PARTIAL)
+    if os.path.lexists(partial):
+        raise ModelError(
+            f"'{partial}' is there, where '{output}' would be made: name another folder, or move it aside"
+        )
+    above = next(path for path in output.absolute().parents if os.path.lexists(path))
+    if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+        raise ModelError(f"'{output}' cannot be made: '{above}' is no folder, or not yours to write to")
     if source.resolve() in output.resolve().parents:
         raise ModelError(f"'{output}' lies in SOURCE, which stays as it is: name a folder outside of it")
 
@@ -153,7 +161,8 @@ def _has_adapter(source: Path) -> bool:
     if not source.is_dir():
         found = "is a file" if source.exists() else "is not there"
         raise ModelError(f"'{source}' {found}: {WANTED}")
-    if parts := _parts_of_weights(source):
+    whole = any((source / name).is_file() for name in (WEIGHTS, INDEX, ADAPTER_WEIGHTS))
+    if not whole and (parts := _parts_of_weights(source)):
         raise ModelError(
             f"'{source}' holds weights in parts, as processes shared them out ('{parts.name}'): gather them first, "
             "with the tool that wrote them (FSDP: `accelerate merge-weights`), and give the whole model's folder. "
@@ -243,17 +252,25 @@ def _require_plain(name: str, revision: str | None) -> None:
         )
 
 
-def _with_adapter(source: Path, base: str, revision: str | None) -> tuple[PeftModel, bool]:
+def _loaded_as(dtype: str | None) -> str:
+    """The dtype to load in. A configuration may name a narrower one than the file has: float32 loses nothing."""
+    return "float32" if dtype == "float32" else "auto"
+
+
+def _with_adapter(source: Path, base: str, revision: str | None, otherwise: str) -> tuple[PeftModel, bool]:
     """The base under its adapter, and whether its weights are known to be those that were trained on.
 
     A run may have loaded them in another dtype than they are stored in; the digest tells which.
+
+    Args:
+        otherwise: the dtype to load the base in where there is no digest.
 
     Raises:
         ModelError: the adapter does not fit, or the digest is of other weights.
     """
     fields = read_object(source / FINGERPRINT) if (source / FINGERPRINT).is_file() else None
     if fields is None:
-        return _attached(source, base, revision, "auto"), False
+        return _attached(source, base, revision, otherwise), False
     for dtype in _dtypes(fields):
         model = _attached(source, base, revision, dtype)
         if weights_digest(model) == fields.get("base_weights"):
@@ -280,8 +297,10 @@ def _attached(source: Path, base: str, revision: str | None, dtype: str) -> Peft
         ModelError: they do not fit, or a weight of the file has no place, or a place no weight.
     """
     model = load_model(base, revision=revision, dtype=dtype)
+    tied = is_tied(model)
     with faults_named(f"the adapter '{source}' does not fit on '{base}'"):
         adapted: Any = PeftModel.from_pretrained(model, str(source), is_trainable=True)
+        require_mergeable(adapted, tied)
         train_in_float32(adapted)
         _give_weights(adapted, source / ADAPTER_WEIGHTS)
     adapted.eval()
