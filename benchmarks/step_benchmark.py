@@ -20,7 +20,7 @@ from typing import Any
 import harness
 import publish
 import workload
-from step_report import COLUMNS, TOLERANCE, Form, cells, disagreements, draw, heading, markdown, table_row
+from step_report import COLUMNS, Form, cells, disagreements, draw, heading, markdown, table_row
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 QUICK = {
@@ -252,6 +252,6 @@ def _run_setting(
         "data": prepared,
         "table": table,
         "notes": notes + [f"failed: {row['label']}: {row['failed']}" for row in table if "failed" in row],
-        "disagreements": disagreements(forms, raw, TOLERANCE[setting["dtype"]]),
+        "disagreements": disagreements(forms, raw, setting["dtype"]),
         "raw": raw,
     }

@@ -9,11 +9,9 @@ import pytest
 
 from step_report import Form, cells, disagreements, table_row
 
-TOLERANCE = {"loss": 1e-4, "gradient_norm": 1e-4}
 
-
-def form(group: str | None = "loss", label: str = "a form") -> Form:
-    return Form(label, group, "plain", lambda *args: None)
+def form(group: str | None = "loss", label: str = "a form", **others: Any) -> Form:
+    return Form(label, group, "plain", lambda *args: None, **others)
 
 
 def run(name: str, turn: int = 0, seconds: float = 1.0, **changes: Any) -> dict[str, Any]:
@@ -60,7 +58,7 @@ def test_without_a_baseline_there_is_no_ratio() -> None:
 def test_forms_of_a_group_that_agree() -> None:
     forms = {"plain": form(), "fast": form()}
     near = run("fast", losses=[2.00001, 1.0], gradient_norms=[4.0, 3.0002])
-    assert disagreements(forms, [run("plain"), near], TOLERANCE) == []
+    assert disagreements(forms, [run("plain"), near], "float32") == []
 
 
 @pytest.mark.parametrize(
@@ -73,11 +71,20 @@ def test_forms_of_a_group_that_agree() -> None:
 )
 def test_a_form_that_leaves_its_group_is_named(changes: dict[str, Any], figure: str) -> None:
     forms = {"plain": form(), "fast": form(label="the fast one")}
-    (line,) = disagreements(forms, [run("plain"), run("fast"), run("fast", 1, **changes)], TOLERANCE)
+    (line,) = disagreements(forms, [run("plain"), run("fast"), run("fast", 1, **changes)], "float32")
     assert line.startswith(f"the fast one: {figure} is ")
+
+
+def test_a_loss_that_jumps_has_slack_where_rounding_moves_it() -> None:
+    forms = {"plain": form(), "fast": form(slack={"bfloat16": 10.0}), "other": form()}
+    raw = [run("plain"), *(run(name, gradient_norms=[4.04, 3.0]) for name in ("fast", "other"))]
+    assert len(disagreements(forms, raw, "bfloat16")) == 1
+    assert len(disagreements(forms, raw, "float32")) == 2
+    far = run("fast", gradient_norms=[4.1, 3.0])
+    assert len(disagreements(forms, [run("plain"), far], "bfloat16")) == 1
 
 
 def test_a_loss_of_its_own_and_another_group_are_not_compared() -> None:
     forms = {"plain": form(), "own": form(None), "other": form("another loss")}
     raw = [run("plain"), run("own", losses=[9.0, 9.0]), run("other", losses=[7.0, 7.0])]
-    assert disagreements(forms, raw, TOLERANCE) == []
+    assert disagreements(forms, raw, "float32") == []
