@@ -86,16 +86,14 @@ def package_findings(
             "holdfast is not installed as a package, so which versions it needs is not known",
             "pip install -e . in its folder",
         )
-    for package in needed:
-        install = f"pip install '{package.name}{package.wanted}'"
-        if package.version is None:
-            yield _impossible(f"{package.name} is not installed", install)
-        elif not package.fits:
-            yield _warning(f"{package.name} is {package.version}; {package.wanted} is asked for", install)
-    for package in optional:
-        if package.version is not None and not package.fits:
+    for group, is_needed in ((needed, True), (optional, False)):
+        for package in group:
             install = f"pip install '{package.name}{package.wanted}'"
-            yield _warning(f"{package.name} is {package.version}; {package.wanted} is asked for", install)
+            if package.version is None:
+                if is_needed:
+                    yield _impossible(f"{package.name} is not installed", install)
+            elif not package.fits:
+                yield _warning(f"{package.name} is {package.version}; {package.wanted} is asked for", install)
 
 
 def import_findings() -> Iterator[Finding]:

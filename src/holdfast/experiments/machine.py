@@ -16,7 +16,7 @@ from holdfast.data.processes import cores
 from holdfast.models.token_logprobs import HEAD_WORDS
 from holdfast.ops.linear import PROCESSORS, onednn_is_faster
 from holdfast.ops.linear_logprob import WHOLE_LOGITS, implementation_for
-from holdfast.ops.prefix_attention import half_is_slower, widens
+from holdfast.ops.prefix_attention import half_is_slower, has_matrix_units, widens
 from holdfast.training.config import gpu_has_bfloat16
 
 NATIVE_BFLOAT16 = (8, 0)  # the first compute capability with bfloat16 units
@@ -87,7 +87,7 @@ def _bfloat16(device: torch.device) -> str:
         return "not worth it: this GPU has no units for it"
     if device.type == "cpu" and half_is_slower():
         return "halves the memory of frozen weights; this CPU has no matrix units for it, and attends faster in float32"
-    if device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)():
+    if device.type == "cpu" and has_matrix_units():
         return "worth it: half the memory of frozen weights, and matrix units for it (AMX)"
     return "halves the memory of frozen weights; whether it is faster here is not known"
 

@@ -84,8 +84,7 @@ def takes_prefix_attention(query: Tensor, key: Tensor, value: Tensor) -> bool:
         and query.dtype == key.dtype == value.dtype
         and query.dtype in DTYPES
         and query.shape[-1] == value.shape[-1]
-        and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-        and _agrees()
+        and _is_on()
     )
 
 
@@ -96,17 +95,25 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def widens(dtype: torch.dtype) -> bool:
     """Whether a model's attention over rows without padding, on a CPU, computes `dtype` in float32."""
-    flash: bool = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
-    return flash and _agrees() and compute_dtype(dtype) != dtype
+    return _is_on() and compute_dtype(dtype) != dtype
 
 
 @cache
 def half_is_slower() -> bool:
     """Whether this machine's CPU attends faster in float32 than in half precision: x86 without matrix units."""
-    matrix_units = getattr(
-        torch.cpu, "_is_amx_tile_supported", lambda: True
-    )  # none of torch's public functions
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX") and not matrix_units()
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX") and has_matrix_units() is False
+
+
+def has_matrix_units() -> bool | None:
+    """Whether the CPU has units for products of half precision (AMX); None where torch does not tell."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)  # none of torch's public functions
+    return None if asked is None else bool(asked())
+
+
+def _is_on() -> bool:
+    """Whether the kernel may be called, and is what it should be."""
+    flash: bool = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    return flash and _agrees()
 
 
 @cache

@@ -161,8 +161,9 @@ def _has_adapter(source: Path) -> bool:
     if not source.is_dir():
         found = "is a file" if source.exists() else "is not there"
         raise ModelError(f"'{source}' {found}: {WANTED}")
-    whole = any((source / name).is_file() for name in (WEIGHTS, INDEX, ADAPTER_WEIGHTS))
-    if not whole and (parts := _parts_of_weights(source)):
+    model = next((name for name in (WEIGHTS, INDEX) if (source / name).is_file()), None)
+    has_weights = (source / ADAPTER_WEIGHTS).is_file()
+    if model is None and not has_weights and (parts := _parts_of_weights(source)):
         raise ModelError(
             f"'{source}' holds weights in parts, as processes shared them out ('{parts.name}'): gather them first, "
             "with the tool that wrote them (FSDP: `accelerate merge-weights`), and give the whole model's folder. "
@@ -170,7 +171,6 @@ def _has_adapter(source: Path) -> bool:
         )
     if (source / MANIFEST).is_file() or (source / FINGERPRINT).is_file():
         require_verified(source)
-    model = next((name for name in (WEIGHTS, INDEX) if (source / name).is_file()), None)
     if not (source / ADAPTER).is_file():
         if model is None and not (source / "config.json").is_file():
             raise ModelError(f"'{source}' holds neither an adapter nor a model: {_instead(source)}")
@@ -180,7 +180,7 @@ def _has_adapter(source: Path) -> bool:
             f"'{source}' holds an adapter ({ADAPTER}) and a model ({model}): move the one that you do not mean "
             "to a folder of its own"
         )
-    if not (source / ADAPTER_WEIGHTS).is_file():
+    if not has_weights:
         pickles = pickles_in(source)
         raise ModelError(
             f"'{source}' has no {ADAPTER_WEIGHTS} beside {ADAPTER}"
